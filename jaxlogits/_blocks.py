@@ -1,0 +1,282 @@
+"""Rows in blocks: how they are cut, padded, scanned and put back.
+
+Block ``k`` of ``K`` holds the rows ``k, k + K, k + 2K, ...``. Rows that are sharded over a mesh
+then stay sharded inside every block; contiguous blocks would be gathered one by one.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import jaxpr_as_fun
+
+from jaxlogits._typing import Array
+
+Leaves = list[Array]
+Types = list[Any]
+
+
+class Operands(NamedTuple):
+    """What the blocks read: arrays that all rows share, and arrays with an entry per row."""
+
+    shared: Leaves
+    fill: Leaves  # a row to put in the place of those that don't count; empty where all do
+    rows: Leaves
+    weights: Array | None = None
+    keep: Array | None = None
+
+
+class Plan(NamedTuple):
+    """How the rows are cut: ``num_blocks`` blocks of ``block_size``, the last rows padding."""
+
+    num_rows: Any  # an int, or a symbolic dimension of jax.export
+    block_size: int
+    num_blocks: Any
+
+    @property
+    def padding(self) -> Any:
+        return self.block_size * self.num_blocks - self.num_rows
+
+    @property
+    def is_padded(self) -> bool:
+        return not isinstance(self.num_rows, int) or bool(self.padding)
+
+    def cut(self, rows: Array) -> Array:
+        """[C K, ...] -> [C, K, ...]: a view, in which axis 1 counts the blocks."""
+        return rows.reshape((self.block_size, self.num_blocks, *rows.shape[1:]))
+
+    def join(self, blocks: Array) -> Array:
+        """[C, K, ...] -> [C K, ...]."""
+        return blocks.reshape((self.block_size * self.num_blocks, *blocks.shape[2:]))
+
+
+def flatten_rows(rows: Any, row_ndim: int) -> tuple[Any, tuple[int, ...]]:
+    """The rows with one leading dimension, and the dimensions that it stands for."""
+    rows = jax.tree.map(jnp.asarray, rows)
+    leaves = jax.tree.leaves(rows)
+    leads = {leaf.shape[:row_ndim] for leaf in leaves}
+    if len(leads) != 1 or any(leaf.ndim < row_ndim for leaf in leaves):
+        got = ", ".join(map(describe, leaves)) or "no array"
+        raise ValueError(f"rows must share their first {row_ndim} dimensions, got {got}")
+    (lead,) = leads
+    if row_ndim == 1:
+        return rows, lead
+    num_rows = math.prod(lead)
+    return jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[row_ndim:])), rows), lead
+
+
+def describe(array: Any) -> str:
+    """An array or a type, for a message."""
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
+
+
+# The size of a block. It costs memory in proportion to its rows, and time once per block: the
+# params are read, their gradients read and written. Where the largest array of a block takes as
+# many bytes as the params, neither outweighs the other by much. Below 256 rows matrix products
+# slow down, above 2048 they gain nothing, and a block under 64 MiB isn't worth cutting.
+# docs/blockwise.md has the figures.
+_SMALL_BLOCK_BYTES = 2**26
+_FEWEST_ROWS = 256
+_MOST_ROWS = 2048
+_PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+
+
+def make_plan(fn: Callable[..., Any], params: Any, rows: Any, block_size: int | None) -> Plan:
+    """At most ``block_size`` rows in a block, evened out so that there is little padding."""
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    size = _default_block_size(fn, params, rows) if block_size is None else block_size
+    if not isinstance(num_rows, int):  # symbolic: nothing to even out
+        size = min(size, _MOST_ROWS) if block_size is None else size
+        return Plan(num_rows, size, (num_rows + size - 1) // size)
+    if num_rows == 0:
+        return Plan(0, 1, 0)
+    num_blocks = -(-num_rows // size)
+    return Plan(num_rows, -(-num_rows // num_blocks), num_blocks)
+
+
+def _default_block_size(fn: Callable[..., Any], params: Any, rows: Any) -> int:
+    """Rows in a block, from the bytes of the params and of the largest array per row in ``fn``."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    dims = {d for array in [*leaves, *jax.tree.leaves(rows)] for d in array.shape}
+    # A number of rows that divides no other dimension tells which arrays grow with the rows.
+    known = [d for d in dims if isinstance(d, int)]
+    probe = next((p for p in _PROBES if all(d % p for d in known)), 1)
+    closed = jax.make_jaxpr(fn)(params, *block_types(rows, probe))
+    per_row = [_bytes(t) / probe for t in _result_types(closed) if _grows(t, probe)]
+    row_bytes = max([1, *per_row])
+    balanced = sum(map(_bytes, [*leaves, *closed.consts])) / row_bytes
+    balanced = min(max(balanced, _FEWEST_ROWS), _MOST_ROWS)
+    return int(max(balanced, _SMALL_BLOCK_BYTES / row_bytes))
+
+
+def _result_types(jaxpr: Any) -> Iterator[Any]:
+    """The types of everything that a jaxpr computes, inner jaxprs included."""
+    for eqn in jaxpr.eqns:
+        yield from (var.aval for var in eqn.outvars if hasattr(var.aval, "shape"))
+        for param in eqn.params.values():
+            for inner in param if isinstance(param, tuple | list) else [param]:
+                if hasattr(inner, "eqns"):
+                    yield from _result_types(inner)
+
+
+def _grows(array_type: Any, num_rows: int) -> bool:
+    return any(d % num_rows == 0 for d in array_type.shape)
+
+
+def _bytes(array: Any) -> int:
+    known = (d for d in array.shape if isinstance(d, int))
+    return math.prod(known) * int(array.dtype.itemsize)
+
+
+def block_types(rows: Any, block_size: int) -> Any:
+    """The types of one block of ``rows``, with the mesh axes that the rows vary over."""
+
+    def block_of(rows: Array) -> Array:
+        block = lax.full_like(rows, 0, shape=(block_size, *rows.shape[1:]))
+        return _vary(block, varying_axes(rows))
+
+    return jax.tree.map(lambda x: jax.eval_shape(block_of, x), rows)
+
+
+class Block(NamedTuple):
+    """The caller's function of one block, without closures: all that it reads is an argument."""
+
+    call: Callable[[Leaves, Leaves], Leaves]
+    shared: Leaves  # the leaves of params, then what the function closes over
+    types: Types  # of the results
+    tree: Any  # of the results
+
+
+def trace_block(fn: Callable[..., Any], params: Any, rows: Any, plan: Plan) -> Block:
+    """Trace ``fn`` once, so that values it closes over are differentiated and batched too."""
+    make: Any = jax.make_jaxpr(fn, return_shape=True)
+    closed, shapes = make(params, *block_types(rows, plan.block_size))
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    shared = leaves + [jnp.asarray(const) for const in closed.consts]
+    dtypes = [x.dtype for x in shared]
+
+    def call(shared: Leaves, rows: Leaves) -> Leaves:
+        pairs = zip(shared, dtypes, strict=True)  # the scan may have widened them
+        exact = [x if x.dtype == dtype else x.astype(dtype) for x, dtype in pairs]
+        run = jaxpr_as_fun(closed.replace(consts=exact[len(leaves) :]))
+        return list(run(*exact[: len(leaves)], *rows))
+
+    types = list(closed.out_avals)
+    for t in types:
+        if t.ndim == 0 or t.shape[0] != plan.block_size:
+            rule = f"an entry for each of the {plan.block_size} rows in the block"
+            raise ValueError(f"fn must return {rule}, got {describe(t)}")
+    return Block(call, shared, types, jax.tree.structure(shapes))
+
+
+def pad(plan: Plan, operands: Operands, counting: Array | None) -> Operands:
+    """Rows that fill whole blocks; ``counting`` says which rows do, None for all."""
+    if plan.num_rows == 0:
+        return operands
+    # The fill is a row that counts, because fn may be singular at any that is made up.
+    index = jnp.zeros([], jnp.int32) if counting is None else jnp.argmax(counting)
+    fill = [lax.stop_gradient(row[index[None]]) for row in operands.rows]
+    if counting is not None:
+        operands = operands._replace(fill=fill)
+    if not plan.is_padded:
+        return operands
+    keep = operands.keep
+    if operands.weights is None and keep is None:
+        keep = jnp.ones([plan.num_rows], bool)
+    return operands._replace(
+        rows=[_append(plan, rows, row) for rows, row in zip(operands.rows, fill, strict=True)],
+        weights=_append(plan, operands.weights, None),
+        keep=_append(plan, keep, None),
+    )
+
+
+def _append(plan: Plan, rows: Any, row: Array | None) -> Any:
+    """The rows and copies of ``row``, or zeros, as padding."""
+    if rows is None:
+        return None
+    row = jnp.zeros([1], rows.dtype) if row is None else row
+    return jnp.concatenate([rows, jnp.broadcast_to(row, (plan.padding, *rows.shape[1:]))])
+
+
+def scan_blocks(
+    step: Callable[[Any, Operands], tuple[Any, Leaves]],
+    init: Any,
+    results: Leaves,
+    operands: Operands,
+    plan: Plan,
+    streamed: frozenset[int] | None,
+) -> tuple[Any, Leaves]:
+    """``carry, results = step(carry, block)`` over the blocks; ``results`` are [C, K, ...] to fill.
+
+    With ``streamed=None`` blocks are read from the rows and written to the results in place: no
+    copy of the rows is made, but reverse mode would take quadratic time. For a scan that is
+    differentiated, ``streamed`` has the positions of the leaves, among those of (rows, weights,
+    keep), with respect to which it is.
+    """
+    if plan.num_blocks == 0:
+        return init, [plan.join(x) for x in results]
+    leaves, tree = _flatten(operands.rows, operands.weights, operands.keep)
+    blocks = [plan.cut(x) for x in leaves]
+
+    def read(k: Array, given: Leaves) -> Operands:
+        values = [lax.dynamic_index_in_dim(x, k, 1, keepdims=False) for x in blocks]
+        for i, value in zip(sorted(streamed or ()), given, strict=True):
+            values[i] = value
+        return Operands(operands.shared, operands.fill, *tree.unflatten(values))
+
+    counter = jnp.arange(plan.num_blocks)
+    if streamed is not None:
+
+        def body(carry: Any, xs: tuple[Array, Leaves]) -> tuple[Any, Leaves]:
+            return step(carry, read(*xs))
+
+        xs = (counter, [jnp.swapaxes(blocks[i], 0, 1) for i in sorted(streamed)])
+        carry, rows = lax.scan(jax.checkpoint(body, prevent_cse=False), init, xs)
+        return carry, [plan.join(jnp.swapaxes(x, 0, 1)) for x in rows]
+
+    def body_in_place(state: tuple[Any, Leaves], k: Array) -> tuple[tuple[Any, Leaves], None]:
+        carry, rows = step(state[0], read(k, []))
+        update = lax.dynamic_update_index_in_dim
+        return (carry, [update(x, r, k, 1) for x, r in zip(state[1], rows, strict=True)]), None
+
+    (carry, results), _ = lax.scan(body_in_place, (init, results), counter)
+    return carry, [plan.join(x) for x in results]
+
+
+def _flatten(*tree: Any) -> tuple[Leaves, Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return leaves, structure
+
+
+# shard_map's types: a carry must vary over the mesh axes that the results vary over.
+
+
+def varying_axes(*arrays: Any) -> frozenset[str]:
+    """The manual mesh axes that any of the arrays, or types, varies over."""
+    axes: set[str] = set()
+    for array in arrays:
+        array_type = jax.typeof(array) if isinstance(array, jax.Array) else array
+        new = getattr(array_type, "mat", None)  # jax >= 0.11
+        axes |= array_type.vma if new is None else new.varying
+    return frozenset(axes)
+
+
+def vary(tree: Any, axes: frozenset[str]) -> Any:
+    """The arrays, varying over ``axes`` as well.
+
+    Gradients of what varies are summed over the mesh once, after the blocks, not in each of them.
+    """
+    return jax.tree.map(lambda x: _vary(jnp.asarray(x), axes), tree) if axes else tree
+
+
+def _vary(array: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(sorted(axes - varying_axes(array)))
+    return lax.pcast(array, missing, to="varying") if missing else array
+
+
+def zeros(shape: tuple[int, ...], dtype: Any, *like: Any) -> Array:
+    """Zeros that vary over the axes that any of ``like`` varies over."""
+    return _vary(jnp.zeros(shape, dtype), varying_axes(*like))

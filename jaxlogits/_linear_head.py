@@ -1,0 +1,350 @@
+"""Losses of ``hidden @ kernel`` that never hold all of it: the blockwise transforms, ready made.
+
+Each function is one function of a block of rows, the logits and then the library's own loss, run by
+``blockwise_mean``, ``blockwise_sum`` or ``blockwise_map``.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from jaxlogits import _checks
+from jaxlogits._blocks import describe
+from jaxlogits._blockwise import blockwise_map, blockwise_mean, blockwise_sum
+from jaxlogits._class_losses import softmax_cross_entropy_with_integer_labels
+from jaxlogits._divergences import softmax_kl_divergence
+from jaxlogits._precision import wide_dtype
+from jaxlogits._typing import Array, ArrayLike
+
+_Pair = tuple[Array, Array]
+
+
+class _Head(NamedTuple):
+    """The params of a linear layer that ends in logits."""
+
+    kernel: Array  # [D, K]
+    bias: Array | None  # [K]
+
+
+def linear_softmax_cross_entropy(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    reduction: str = "mean",
+    block_size: int | None = None,
+    precision: Any = None,
+) -> Array:
+    """Cross entropy of integer labels and softmax(hidden @ kernel), without that array in memory.
+
+    A block of rows at a time; "mean" and "sum" compute the gradients in the same pass. The logits
+    are z = c tanh((hidden @ kernel + bias) / c) / temperature with c = soft_cap.
+
+    Args:
+        hidden: floating-point array ``[..., D]``, one row for each example.
+        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``, which makes no copy.
+        labels: integers in [0, K), ``[...]``. One outside makes its row's loss and gradient NaN.
+        bias: ``[K]``.
+        where: boolean mask that broadcasts to ``[...]``, True for the rows that count.
+        weights: w, one for each row; broadcasts to ``[...]``.
+        label_smoothing: as in ``softmax_cross_entropy_with_integer_labels``.
+        class_weights: the same.
+        z_loss: the same.
+        soft_cap: c above 0, or None for logits without a bound; one that is traced and isn't, NaN.
+        temperature: above 0, in the same way.
+        reduction: "mean", sum(w L) / sum(w), 0 where no row counts; "sum", sum(w L); "none", w L.
+        block_size: rows that are computed at once; None chooses it from bytes.
+        precision: of the matrix products, as in ``jax.lax.dot_general``.
+
+    Returns:
+        A scalar or, for "none", ``[...]``; 0 where no row counts. float32 or wider.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, no classes or an option out of range.
+
+    Accuracy: that of the loss, given logits whose products are summed in float32.
+    Transforms: all, to any order, in every floating-point argument and option.
+
+    Example:
+        >>> jl.linear_softmax_cross_entropy(jnp.ones([4, 2]), jnp.ones([2, 8]), jnp.arange(4))
+        Array(2.0794415, dtype=float32)
+    """
+    rows, head = _linear_layer(hidden, kernel, bias)
+    indices = _labels(labels, rows, head)
+    logits = _logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+
+    def loss(head: _Head, hidden: Array, labels: Array) -> Array:
+        return softmax_cross_entropy_with_integer_labels(
+            logits(head, hidden),
+            labels,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+            z_loss=z_loss,
+        )
+
+    return _reduce(loss, head, (rows, indices), where, weights, reduction, block_size)
+
+
+def linear_log_probs(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    block_size: int | None = None,
+) -> Array:
+    """Log probability of each label under softmax(hidden @ kernel), without that array in memory.
+
+    What policy gradients and preference losses are made of. For a gradient each block of logits is
+    computed a second time.
+
+    Args:
+        hidden: floating-point array ``[..., D]``, one row for each token.
+        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
+        labels: integers in [0, K), ``[...]``. One outside makes its row's result and gradient NaN.
+        bias: ``[K]``.
+        soft_cap: c above 0, bounds the logits: c tanh(z / c).
+        temperature: above 0, divides the logits.
+        block_size: rows that are computed at once, instead of the number chosen from their bytes.
+
+    Returns:
+        ``[...]``, at most 0, in float32 or wider.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, no classes, or an option out of range.
+
+    Accuracy: that of the loss, given logits whose products are summed in float32.
+    Transforms: all, to any order, in every floating-point argument and option.
+
+    Example:
+        >>> jl.linear_log_probs(jnp.ones([2, 3]), jnp.ones([3, 8]), jnp.array([0, 7])).round(4)
+        Array([-2.0794, -2.0794], dtype=float32)
+    """
+    return -linear_softmax_cross_entropy(
+        hidden,
+        kernel,
+        labels,
+        bias=bias,
+        soft_cap=soft_cap,
+        temperature=temperature,
+        reduction="none",
+        block_size=block_size,
+    )
+
+
+def linear_softmax_kl_divergence(
+    hidden_p: ArrayLike,
+    kernel_p: ArrayLike,
+    hidden_q: ArrayLike,
+    kernel_q: ArrayLike,
+    *,
+    bias_p: ArrayLike | None = None,
+    bias_q: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: str = "mean",
+    block_size: int | None = None,
+) -> Array:
+    """KL(p || q) of a teacher head p and a student head q, without the logits of either in memory.
+
+    For distillation, with p = softmax((hidden_p @ kernel_p + bias_p) / temperature) and q alike.
+
+    Args:
+        hidden_p: floating-point array ``[..., D]`` of the teacher, one row for each example.
+        kernel_p: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
+        hidden_q: ``[..., E]`` of the student, with the same rows.
+        kernel_q: ``[E, K]``, with the same classes.
+        bias_p: ``[K]``.
+        bias_q: ``[K]``.
+        temperature: above 0, divides the logits of both. Multiply the loss by its square to keep
+            the size of the gradients.
+        where: boolean mask that broadcasts to ``[...]``, True for the rows that count.
+        weights: w, one for each row; broadcasts to ``[...]``.
+        reduction: "mean", sum(w KL) / sum(w), 0 where no row counts; "sum"; "none", w KL.
+        block_size: rows that are computed at once; None chooses it from bytes.
+
+    Returns:
+        A scalar or, for "none", ``[...]``; 0 where no row counts. float32 or wider.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, no classes or an option out of range.
+
+    Accuracy: that of ``softmax_kl_divergence``, given logits that are summed in float32.
+    Transforms: all, to any order, in every floating-point argument and option.
+
+    Example:
+        >>> hidden, kernel = jnp.ones([2, 1]), jnp.array([[0.0, 1.0]])
+        >>> jl.linear_softmax_kl_divergence(hidden, kernel, hidden, 2 * kernel).round(4)
+        Array(0.0826, dtype=float32)
+    """
+    rows_p, head_p = _linear_layer(hidden_p, kernel_p, bias_p, "_p")
+    rows_q, head_q = _linear_layer(hidden_q, kernel_q, bias_q, "_q")
+    lead, num_classes = rows_p.shape[:-1], head_p.kernel.shape[1]
+    shape = (*lead, rows_q.shape[-1])
+    _checks.require_shape("hidden_q", rows_q, shape, "the leading shape of hidden_p,")
+    shape = (rows_q.shape[-1], num_classes)
+    _checks.require_shape("kernel_q", head_q.kernel, shape, "the classes of kernel_p,")
+    dtype = wide_dtype(rows_p, head_p.kernel, rows_q, head_q.kernel)
+    logits = _logits_of(None, temperature, dtype, None)
+
+    def loss(heads: tuple[_Head, _Head], hidden_p: Array, hidden_q: Array) -> Array:
+        return softmax_kl_divergence(logits(heads[0], hidden_p), logits(heads[1], hidden_q))
+
+    heads, rows = (head_p, head_q), (rows_p, rows_q)
+    return _reduce(loss, heads, rows, where, weights, reduction, block_size)
+
+
+# The layer.
+
+
+def _linear_layer(
+    hidden: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, suffix: str = ""
+) -> tuple[Array, _Head]:
+    """The checked arguments; hidden and kernel in one dtype, which the products are taken in."""
+    rows = _checks.as_floating(f"hidden{suffix}", hidden)
+    array = _checks.as_floating(f"kernel{suffix}", kernel)
+    if rows.ndim == 0:
+        raise ValueError(f"hidden{suffix} must have the shape [..., D], got {describe(rows)}")
+    shape = (rows.shape[-1], array.shape[-1] if array.ndim else 0)
+    rule = f"the features of hidden{suffix} and the classes,"
+    _checks.require_shape(f"kernel{suffix}", array, shape, rule)
+    _checks.require_classes(f"kernel{suffix}", array, (1,))
+    dtype = rows.dtype if rows.dtype == array.dtype else wide_dtype(rows, array)
+    if bias is None:
+        return rows.astype(dtype), _Head(array.astype(dtype), None)
+    offsets = _checks.as_floating(f"bias{suffix}", bias)
+    _checks.require_shape(f"bias{suffix}", offsets, shape[1:], f"the classes of kernel{suffix},")
+    return rows.astype(dtype), _Head(array.astype(dtype), offsets)
+
+
+def _labels(labels: ArrayLike, rows: Array, head: _Head) -> Array:
+    """Integer labels, one for each row."""
+    indices = _checks.as_integer("labels", labels)
+    rule = "the shape of hidden without its features,"
+    _checks.require_shape("labels", indices, rows.shape[:-1], rule)
+    _checks.require_index_dtype("labels", indices, head.kernel.shape[1])
+    return indices
+
+
+def _logits_of(
+    soft_cap: ArrayLike | None, temperature: ArrayLike, dtype: jnp.dtype, precision: Any
+) -> Callable[[_Head, Array], Array]:
+    """The function that makes a block of logits, in ``dtype``."""
+    scale = _positive("temperature", temperature, dtype)
+    cap = None if soft_cap is None else _positive("soft_cap", soft_cap, dtype)
+    unscaled = isinstance(temperature, int | float) and temperature == 1
+    product = _product(dtype, precision)
+
+    def logits(head: _Head, hidden: Array) -> Array:
+        z = product(hidden, head.kernel)
+        if head.bias is not None:
+            z = z + jnp.broadcast_to(head.bias.astype(dtype), z.shape)
+        if cap is not None:
+            z = cap * jnp.tanh(z / cap)
+        return z if unscaled else z / scale
+
+    return logits
+
+
+def _positive(name: str, option: ArrayLike, dtype: jnp.dtype) -> Array:
+    """An option that is divided by; NaN where it is traced and isn't above 0."""
+    if _checks.is_zero(option):
+        raise ValueError(f"{name} must be above 0, got 0")
+    value = _checks.as_option(name, option, dtype)
+    return jnp.where(value > 0, value, jnp.nan)
+
+
+def _product(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Array]:
+    """hidden @ kernel, summed in ``dtype``."""
+
+    def dot(a: Array, b: Array, dtype: jnp.dtype = dtype, precision: Any = precision) -> Array:
+        contract = (((a.ndim - 1,), (0,)), ((), ()))
+        return lax.dot_general(a, b, contract, precision, dtype)
+
+    @jax.custom_jvp
+    def bfloat16_product(hidden: Array, kernel: Array) -> Array:
+        return dot(hidden, kernel)
+
+    @functools.partial(bfloat16_product.defjvp, symbolic_zeros=True)
+    def bfloat16_product_jvp(primals: _Pair, tangents: tuple[Any, Any]) -> _Pair:
+        # The transposes of these are the gradients' products. By the rule of a dot they would take
+        # the logits' derivative in float32 and a copy of the kernel in float32.
+        (hidden, kernel), (dhidden, dkernel) = primals, tangents
+        z = bfloat16_product(hidden, kernel)
+        dz = jnp.zeros_like(z)
+        if not isinstance(dhidden, SymbolicZero):
+            dz = dz + dot(dhidden, kernel, dhidden.dtype).astype(dtype)
+        if not isinstance(dkernel, SymbolicZero):
+            algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if precision is None else precision
+            dz = dz + dot(hidden.astype(dtype), dkernel.astype(dtype), precision=algorithm)
+        return z, dz
+
+    def product(hidden: Array, kernel: Array) -> Array:
+        if hidden.dtype == kernel.dtype == jnp.bfloat16:
+            return bfloat16_product(hidden, kernel)
+        # So XLA:CPU sees that the kernel embedding.T is the embedding; by dot it would copy it.
+        contract = (((hidden.ndim - 1,), (1,)), ((), ()))
+        return lax.dot_general(hidden, kernel.T, contract, precision, dtype)
+
+    return product
+
+
+def _reduce(
+    loss: Callable[..., Array],
+    params: Any,
+    rows: tuple[Array, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: str,
+    block_size: int | None,
+) -> Array:
+    """The per-row ``loss``, run block by block and reduced over the rows that count."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+    lead = rows[0].shape[:-1]
+    keep = None if where is None else _checks.as_mask("where", where, lead)
+    if weights is not None:
+        scale = _checks.as_real("weights", weights).astype(wide_dtype(*rows))
+        weights = _checks.broadcast_to("weights", scale, lead)
+    if not lead:  # a single example
+        rows = tuple(x[None] for x in rows)
+    options: Any = {"row_ndim": max(len(lead), 1), "block_size": block_size}
+    if reduction == "mean":
+        mean: Array = blockwise_mean(loss, **options)(params, *rows, where=keep, weights=weights)
+        return mean
+    if keep is not None:
+        # Nothing of a masked row is looked at, not even by the derivative in its weight.
+        rows = tuple(jnp.where(_like_rows(keep, x), x, jnp.zeros_like(x)) for x in rows)
+        weights = jnp.where(keep, 1.0 if weights is None else weights, 0.0)
+    if reduction == "sum":
+        total: Array = blockwise_sum(loss, **options)(params, *rows, weights=weights)
+        return total
+    each: Array = blockwise_map(loss, **options)(params, *rows).reshape(lead)
+    if weights is not None:
+        each = each * weights.astype(each.dtype)
+    return each if keep is None else jnp.where(keep, each, jnp.zeros_like(each))
+
+
+def _like_rows(keep: Array, rows: Array) -> Array:
+    """A mask ``[...]`` of the rows, for every entry of rows ``[..., D]`` or labels ``[...]``."""
+    mask = keep.reshape(keep.shape + (1,) * (rows.ndim - max(keep.ndim, 1)))
+    return jnp.broadcast_to(mask, rows.shape)

@@ -1,0 +1,230 @@
+"""Negative log likelihoods of rows, and their derivatives.
+
+The gradient is softmax minus target, written so that the difference is never formed where it
+cancels: see ``_nll_gradient`` and ``_weighted_nll_gradient``. Each of them has a derivative of its
+own, so that every order is right.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from jaxlogits._precision import wide_dtype, widen
+from jaxlogits._rows import (
+    Pair,
+    first_max,
+    log_softmax_rows,
+    log_softmax_tangent,
+    logsumexp_rows,
+    row_stats,
+    softmax_rows,
+)
+from jaxlogits._typing import Array
+
+Triple = tuple[Array, Array, Array]
+
+
+class LabelSums(NamedTuple):
+    """What the loss and its gradient take from a row; ``[..., 1]`` each, in the wide dtype."""
+
+    largest: Array  # the maximum logit
+    gap: Array  # how far the label's logit is below it; 0 in a row of -inf
+    others: Array  # the sum of exp(z_j - largest) over all classes but the label
+    excess: Array  # the sum over all classes, less 1
+    factor: Array  # 1, or what a row without a loss gives instead
+
+
+def label_mask(shape: tuple[int, ...], labels: Array) -> Array:
+    """One-hot mask of the labels."""
+    # Compared in the labels' own dtype: a cast could wrap a large label round to a valid one.
+    return lax.broadcasted_iota(labels.dtype, shape, len(shape) - 1) == labels[..., None]
+
+
+@jax.custom_jvp
+def nll(logits: Array, labels: Array, blank: Array) -> Array:
+    """-log p_y of rows in any floating-point dtype."""
+    return _nll_of(logits, _label_sums(logits, labels, blank), labels, blank)
+
+
+@nll.defjvp
+def _nll_jvp(primals: Triple, tangents: Triple) -> Pair:
+    logits, labels, blank = primals
+    sums = _label_sums(lax.stop_gradient(logits), labels, blank)
+    return jax.jvp(lambda logits: _nll_of(logits, sums, labels, blank), (logits,), tangents[:1])
+
+
+@jax.custom_jvp
+def _nll_of(logits: Array, sums: LabelSums, labels: Array, blank: Array) -> Array:
+    """-log p_y from a row's sums. They count as constants: the derivative is that of the whole."""
+    del logits, labels, blank  # the derivative needs them
+    return ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0]
+
+
+@_nll_of.defjvp
+def _nll_of_jvp(primals: Any, tangents: Any) -> Pair:
+    gradient = _nll_gradient(*primals)
+    return _nll_of(*primals), jnp.sum(gradient * widen(tangents[0]), axis=-1)
+
+
+@jax.custom_jvp
+def _nll_gradient(logits: Array, sums: LabelSums, labels: Array, blank: Array) -> Array:
+    """p - one_hot(y), which at the label is minus the sum of the others' p."""
+    del blank
+    # Behind the barrier the exponentials are computed again: keeping them takes memory and time.
+    exps = _exp_below(*lax.optimization_barrier((logits, sums.largest)))
+    scale = sums.factor / (1.0 + sums.excess)
+    return jnp.where(label_mask(logits.shape, labels), -sums.others, exps) * scale
+
+
+@_nll_gradient.defjvp
+def _nll_gradient_jvp(primals: Any, tangents: Any) -> Pair:
+    z, blank = widen(primals[0]), primals[3]
+    p = softmax_rows(z, blank)
+    return _nll_gradient(*primals), p * log_softmax_tangent(z, p, widen(tangents[0]))
+
+
+def _label_sums(logits: Array, labels: Array, blank: Array) -> LabelSums:
+    """Reduce the rows. The sum leaves the label out, so that log1p sees all of a small loss."""
+    label = labels[..., None]
+    largest, others = _max_and_others(logits, label.astype(_index_dtype(logits)))
+    label_logit = widen(jnp.take_along_axis(logits, label, axis=-1, mode="clip"))
+    level = (label_logit == largest) | (largest == -jnp.inf)  # inf - inf
+    gap = jnp.where(level, 0.0, largest - label_logit)
+    # The label's own exponential is added as expm1(-gap) + 1, of which the 1 stays out.
+    excess = others + jnp.expm1(-gap)
+    two_inf = (largest == jnp.inf) & (excess > 0.0)
+    # Not >=, as the number of classes itself may not fit the labels' dtype.
+    bad = two_inf | (label < 0) | (label > logits.shape[-1] - 1)
+    factor = jnp.where(bad, jnp.nan, 1.0).astype(largest.dtype)
+    factor = jnp.where(largest == -jnp.inf, blank, factor)
+    return LabelSums(largest, gap, others, excess, factor)
+
+
+def _max_and_others(logits: Array, label: Array) -> Pair:
+    """The maximum and the sum of exp(z_j - max) over all classes but the label."""
+    pieces = _pieces(logits)
+    if pieces == 1:
+        return _reduce_row(logits, label)
+    in_pieces = functools.partial(_reduce_pieces, pieces=pieces)
+    both: Pair = lax.platform_dependent(logits, label, cpu=in_pieces, default=_reduce_row)
+    return both
+
+
+def _reduce_row(logits: Array, label: Array) -> Pair:
+    largest = widen(jnp.max(logits, axis=-1, keepdims=True))
+    # As exp(..) <= 1, min(exp(..), (j - y)**2) is 0 at the label and exp(..) elsewhere. XLA:CPU
+    # fuses it into the sum, which it doesn't do with a select.
+    index = jnp.arange(logits.shape[-1], dtype=label.dtype)
+    offset = (jnp.broadcast_to(index, logits.shape) - label).astype(largest.dtype)
+    exps = jnp.minimum(_exp_below(logits, largest), offset * offset)
+    return largest, jnp.sum(exps, axis=-1, keepdims=True)
+
+
+def _reduce_pieces(logits: Array, label: Array, *, pieces: int) -> Pair:
+    """Each piece as a row of its own; their sums are brought to the maximum of all and added."""
+    *lead, num_classes = logits.shape
+    width = num_classes // pieces
+    rows = (*lead[:-1], lead[-1] * pieces if lead else pieces)
+    starts = jnp.arange(0, num_classes, width, dtype=label.dtype)
+    labels = jnp.broadcast_to(label, (*lead, pieces)) - jnp.broadcast_to(starts, (*lead, pieces))
+    each = _reduce_row(logits.reshape(*rows, width), labels.reshape(*rows, 1))
+    largest, others = (array.reshape(*lead, pieces) for array in each)
+    top = jnp.max(largest, axis=-1, keepdims=True)
+    return top, jnp.sum(others * _exp_below(largest, top), axis=-1, keepdims=True)
+
+
+def _exp_below(logits: Array, largest: Array) -> Array:
+    """exp(z - largest), 1 at an infinite maximum and 0 in a row of -inf."""
+    greatest = float(jnp.finfo(largest.dtype).max)
+    top = jnp.clip(largest, -greatest, greatest)
+    return jnp.exp(jnp.minimum(widen(logits), top) - top)
+
+
+def _pieces(logits: Array) -> int:
+    """How many pieces a row is cut into; a class of a long row takes up to 3 times as long."""
+    width = logits.shape[-1]
+    divides = (n for n in (1, 2, 4, 8, 16, 32) if width % n == 0 and width // n <= 2**15)
+    return next(divides, 1)
+
+
+def _index_dtype(logits: Array) -> jnp.dtype:
+    """A dtype that tells neighbouring classes apart: the wide one, as far as it counts."""
+    dtype = wide_dtype(logits)
+    return dtype if logits.shape[-1] <= 2 ** (jnp.finfo(dtype).nmant + 1) else jnp.dtype(jnp.int32)
+
+
+@jax.custom_jvp
+def weighted_nll(z: Array, weights: Array, blank: Array) -> Array:
+    """-sum_k c_k log p_k, with 0 log 0 = 0; no term cancels another."""
+    stats = row_stats(z)
+    gaps = jnp.sum(jnp.where(weights == 0, 0.0, weights * stats.gaps), axis=-1, keepdims=True)
+    loss = gaps + jnp.log1p(stats.rest) * jnp.sum(weights, axis=-1, keepdims=True)
+    return jnp.where(stats.largest == -jnp.inf, blank, loss)[..., 0]
+
+
+@functools.partial(weighted_nll.defjvp, symbolic_zeros=True)
+def _weighted_nll_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
+    z, weights, blank = primals
+    dz, dweights, _ = tangents
+    loss = weighted_nll(z, weights, blank)
+    tangent = jnp.zeros_like(loss)
+    if not isinstance(dz, SymbolicZero):
+        tangent += jnp.sum(_weighted_nll_gradient(z, weights, blank) * dz, axis=-1)
+    if not isinstance(dweights, SymbolicZero):
+        nothing = (weights == 0) & (z == -jnp.inf)  # 0 log 0
+        each = jnp.where(nothing, 0.0, -log_softmax_rows(z, blank))
+        tangent += jnp.sum(each * dweights, axis=-1)
+    return loss, tangent
+
+
+@jax.custom_jvp
+def _weighted_nll_gradient(z: Array, weights: Array, blank: Array) -> Array:
+    """sum(c) p - c; at the maximum (sum(c) - c) p - c (1 - p), as p may be close to 1."""
+    stats = row_stats(z)
+    is_max = first_max(z)
+    total = 1.0 + stats.rest
+    p = stats.exps / total
+    of_others = jnp.sum(jnp.where(is_max, 0.0, weights), axis=-1, keepdims=True)
+    of_all = jnp.sum(weights, axis=-1, keepdims=True)
+    at_max = of_others * p - weights * (stats.rest / total)
+    gradient = jnp.where(is_max, at_max, of_all * p - weights)
+    return jnp.where(stats.largest == -jnp.inf, blank, gradient)
+
+
+@_weighted_nll_gradient.defjvp
+def _weighted_nll_gradient_jvp(primals: Triple, tangents: Triple) -> Pair:
+    z, weights, blank = primals
+    dz, dweights, _ = tangents
+    p = softmax_rows(z, blank)
+    dp = p * log_softmax_tangent(z, p, dz)
+    of_all = jnp.sum(weights, axis=-1, keepdims=True)
+    tangent = of_all * dp + p * jnp.sum(dweights, axis=-1, keepdims=True) - dweights
+    return _weighted_nll_gradient(z, weights, blank), tangent
+
+
+@jax.custom_jvp
+def weighted_square_logsumexp(z: Array, weight: Array) -> Array:
+    """weight * logsumexp(z)**2, with 0 for a row without classes and for a weight of 0."""
+    lse = logsumexp_rows(z)
+    return jnp.where((lse == -jnp.inf) | (weight == 0), 0.0, weight * jnp.square(lse))
+
+
+@functools.partial(weighted_square_logsumexp.defjvp, symbolic_zeros=True)
+def _weighted_square_logsumexp_jvp(primals: Pair, tangents: tuple[Any, Any]) -> Pair:
+    z, weight = primals
+    dz, dweight = tangents
+    value = weighted_square_logsumexp(z, weight)
+    lse = logsumexp_rows(z)
+    tangent = jnp.zeros_like(value)
+    if not isinstance(dz, SymbolicZero):
+        slope = weight * softmax_rows(z, jnp.asarray(0.0, z.dtype))
+        lse_rows = lse[..., None]
+        factor = jnp.where((slope == 0) & jnp.isinf(lse_rows), 0.0, 2.0 * lse_rows)  # 0 * inf
+        tangent += jnp.sum(factor * slope * dz, axis=-1)
+    if not isinstance(dweight, SymbolicZero):
+        tangent += jnp.where(lse == -jnp.inf, 0.0, jnp.square(lse)) * dweight
+    return value, tangent

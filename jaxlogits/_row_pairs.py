@@ -1,0 +1,215 @@
+"""Two rows of logits side by side: their softmaxes' difference, divergence and derivatives.
+
+``a`` and ``b`` are rows ``[..., K]`` as ``_rows`` makes them, ``p`` and ``q`` their softmaxes.
+Nearly equal rows are where the formulas in terms of log p and log q lose everything: a divergence
+of 1e-11 is the sum of terms of size 1e-6. Here it is a sum of terms that are small and not
+negative, taken of log(q / p), which is computed from the difference of the logits.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jaxlogits._rows import Pair, first_max, log_softmax_tangent, row_stats, softmax_rows
+from jaxlogits._typing import Array
+
+Triple = tuple[Array, Array, Array]
+
+
+@jax.custom_jvp
+def kl_rows(a: Array, b: Array, blank: Array) -> Array:
+    """KL(p || q) of each row; ``blank`` where a row is -inf alone."""
+    return jnp.where(is_empty(a, b), blank, compare(a, b).kl)[..., 0]
+
+
+@functools.partial(kl_rows.defjvp, symbolic_zeros=True)
+def _kl_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
+    a, b, blank = primals
+    da, db, _ = tangents
+    kl, p = kl_rows(a, b, blank), softmax_rows(a, blank)
+    tangent = jnp.zeros_like(kl)
+    if not isinstance(da, SymbolicZero):
+        tangent -= contract(p, centred_rows(a, log_ratio_rows(a, b), blank), da)
+    if not isinstance(db, SymbolicZero):
+        tangent += contract(p, prob_difference_rows(a, b, blank), db)
+    return kl, tangent
+
+
+def contract(p: Array, gradient: Array, tangent: Array) -> Array:
+    """Their inner product, for a gradient that sums to 0.
+
+    A class with p close to 1 has the others' gradient, negated; it keeps its digits only if it is
+    computed so.
+    """
+    likely = p > 0.5
+    of_likely = jnp.sum(jnp.where(likely, tangent, 0.0), axis=-1, keepdims=True)
+    return jnp.sum(gradient * jnp.where(likely, 0.0, tangent - of_likely), axis=-1)
+
+
+@jax.custom_jvp
+def prob_difference_rows(a: Array, b: Array, blank: Array) -> Array:
+    """q - p, with all digits where the two are nearly equal."""
+    rows = compare(a, b)
+    near = rows.shared & (jnp.abs(rows.log_mean) <= 1.0) & (jnp.abs(rows.log_ratio) <= 1.0)
+    difference = jnp.where(near, rows.p * jnp.expm1(rows.log_ratio), rows.q - rows.p)
+    return jnp.where(is_empty(a, b), blank, difference)
+
+
+@functools.partial(prob_difference_rows.defjvp, symbolic_zeros=True)
+def _prob_difference_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
+    a, b, blank = primals
+    da, db, _ = tangents
+    difference = prob_difference_rows(a, b, blank)
+    tangent = jnp.zeros_like(difference)
+    if not isinstance(da, SymbolicZero):
+        p = softmax_rows(a, blank)
+        tangent -= p * log_softmax_tangent(a, p, da)
+    if not isinstance(db, SymbolicZero):
+        q = softmax_rows(b, blank)
+        tangent += q * log_softmax_tangent(b, q, db)
+    return difference, tangent
+
+
+@jax.custom_jvp
+def centred_rows(a: Array, c: Array, blank: Array) -> Array:
+    """p_i (c_i - sum_j p_j c_j): the derivative of sum_j p_j c_j in a.
+
+    Whatever c is where p = 0, the result is 0 there; it is 0 in all of a row where c is infinite at
+    some p > 0.
+    """
+    p = softmax_rows(a, blank)
+    weighed = jnp.where(p == 0, 0.0, p * c)
+    centred = weighed - p * jnp.sum(weighed, axis=-1, keepdims=True)
+    return jnp.where(unbounded(a, c), 0.0, centred)
+
+
+@centred_rows.defjvp
+def _centred_jvp(primals: Triple, tangents: Triple) -> Pair:
+    a, c, blank = primals
+    da, dc, _ = tangents
+    p = softmax_rows(a, blank)
+    centred = centred_rows(a, c, blank)
+    grown = centred * log_softmax_tangent(a, p, da)
+    moved = log_softmax_tangent(a, p, dc) - jnp.sum(grown, axis=-1, keepdims=True)
+    return centred, jnp.where(unbounded(a, c), 0.0, grown + p * moved)
+
+
+def unbounded(a: Array, c: Array) -> Array:
+    """Which rows have an infinite c at a class that isn't impossible, and no NaN."""
+    a = without_inf(a)
+    infinite = jnp.any((a > -jnp.inf) & jnp.isinf(c), axis=-1, keepdims=True)
+    unknown = jnp.isnan(a) | ((a > -jnp.inf) & jnp.isnan(c))
+    return infinite & ~jnp.any(unknown, axis=-1, keepdims=True)
+
+
+def is_empty(a: Array, b: Array) -> Array:
+    """Which rows are -inf alone, in either."""
+    largest = jnp.minimum(jnp.max(a, axis=-1, keepdims=True), jnp.max(b, axis=-1, keepdims=True))
+    return largest == -jnp.inf
+
+
+# What the exponentials of both rows say about each other.
+
+
+class Comparison(NamedTuple):
+    """What both rows' exponentials say about each other."""
+
+    p: Array  # [..., K]
+    q: Array  # [..., K]
+    shared: Array  # [..., K], the classes that are -inf in neither
+    log_ratio: Array  # [..., K], log(q / p) where it is shared, else 0
+    log_mean: Array  # [..., 1], KL(p || q) as far as it is finite
+    kl: Array  # [..., 1], KL(p || q)
+
+
+def compare(a: Array, b: Array) -> Comparison:
+    """KL(p || q) and log(q / p), from the differences c = b - a less their mean under p.
+
+    With that mean taken off, the mean of exp(c) is exp(KL), and sum_k p_k phi(c_k) = exp(KL) - 1.
+    An error of the mean counts only squared, as phi is flat where its argument is 0.
+    """
+    a, b = without_inf(a), without_inf(b)
+    of_a, of_b = row_stats(a), row_stats(b)
+    total_a, total_b = 1.0 + of_a.rest, 1.0 + of_b.rest
+    p, q = of_a.exps / total_a, of_b.exps / total_b
+    shared = (a != -jnp.inf) & (b != -jnp.inf)
+    c = jnp.where(shared, log_ratio_rows(a, b), 0.0)
+    overflows = (p > 0) & (jnp.abs(c) > _overflow_limit(c))
+    infinite = jnp.any(overflows | ((a > -jnp.inf) & (b == -jnp.inf)), axis=-1, keepdims=True)
+    mean = jnp.sum(p * c, axis=-1, keepdims=True)
+    c = c - mean
+
+    # log of the factor that makes q's exponentials p exp(c).
+    gaps = jnp.where(_common_max(a, b) & shared, of_b.gaps - of_a.gaps, 0.0)
+    shift = jnp.sum(gaps, axis=-1, keepdims=True) - mean
+    tilted = of_b.exps * (jnp.exp(jnp.minimum(shift, 80.0)) / total_a)
+    near = shared & (jnp.abs(c) <= 2.0)
+    terms = jnp.where(near, p * _exp_minus_line(c), tilted - p * (1.0 + c))
+    excess = jnp.sum(terms, axis=-1, keepdims=True)
+    direct = shift + jnp.log1p(of_b.rest) - jnp.log1p(of_a.rest)
+    log_mean = jnp.where((excess > -0.5) & (excess < 1e4), jnp.log1p(excess), direct)
+    kl = jnp.where(infinite & ~jnp.isnan(log_mean), jnp.inf, log_mean)
+    return Comparison(p, q, shared, jnp.where(shared, c - log_mean, 0.0), log_mean, kl)
+
+
+def without_inf(z: Array) -> Array:
+    """The logits of the same softmax without +inf; NaN for a row that has several."""
+    is_inf = z == jnp.inf
+    count = jnp.sum(is_inf.astype(z.dtype), axis=-1, keepdims=True)
+    sole = jnp.where(is_inf, 0.0, jnp.where(jnp.isnan(z), jnp.nan, -jnp.inf))
+    return jnp.where(count == 0, z, jnp.where(count == 1, sole, jnp.nan))
+
+
+def _overflow_limit(z: Array) -> float:
+    """What logits may be without their differences' differences overflowing."""
+    return float(jnp.finfo(z.dtype).max) / 8.0
+
+
+def _common_max(a: Array, b: Array) -> Array:
+    """One-hot mask of the class that both rows like best, where p * q is largest."""
+    return first_max((a - jnp.max(a, axis=-1, keepdims=True)) + b)
+
+
+@jax.custom_jvp
+def log_ratio_rows(a: Array, b: Array) -> Array:
+    """log(q / p) up to a constant for each row: b - a, which is 0 for two rows apart by a shift.
+
+    The constant is the difference at a class that both rows like. What b - a loses to rounding,
+    which counts if there is a shift, is added after that is taken off. Where one of them is -inf
+    the result is infinite, where both are it is 0.
+    """
+    a, b = without_inf(a), without_inf(b)
+    impossible_a, impossible_b = a == -jnp.inf, b == -jnp.inf
+    limit = _overflow_limit(a)
+    x = jnp.clip(jnp.where(impossible_a | impossible_b, 0.0, a), -limit, limit)
+    y = jnp.clip(jnp.where(impossible_a | impossible_b, 0.0, b), -limit, limit)
+    high = y - x
+    back = high - y
+    low = (y - (high - back)) - (x + back)
+    at_common = _common_max(a, b)
+    common = jnp.sum(jnp.where(at_common, high, 0.0), axis=-1, keepdims=True)
+    common_low = jnp.sum(jnp.where(at_common, low, 0.0), axis=-1, keepdims=True)
+    ratio = (high - common) + (low - common_low)
+    ratio = jnp.where(impossible_b, -jnp.inf, jnp.where(impossible_a, jnp.inf, ratio))
+    ratio = jnp.where(impossible_a & impossible_b, 0.0, ratio)
+    return jnp.where(jnp.all(impossible_b, axis=-1, keepdims=True), jnp.nan, ratio)
+
+
+@log_ratio_rows.defjvp
+def _log_ratio_jvp(primals: Pair, tangents: Pair) -> Pair:
+    # The constant's tangent is left out: whoever uses this takes the mean off.
+    return log_ratio_rows(*primals), tangents[1] - tangents[0]
+
+
+def _exp_minus_line(x: Array) -> Array:
+    """phi(x) = exp(x) - 1 - x for |x| <= 2, by its power series."""
+    x = jnp.clip(x, -2.0, 2.0)
+    terms = 23 if x.dtype == jnp.float64 else 14  # the next one is under half an ulp at 2
+    series = jnp.full_like(x, 1.0 / math.factorial(terms + 1))
+    for n in range(terms, 1, -1):
+        series = series * x + 1.0 / math.factorial(n)
+    return x * x * series

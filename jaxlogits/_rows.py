@@ -1,0 +1,209 @@
+"""Rows ``[..., K]``: how every function of classes sees its logits, and softmax with its relatives.
+
+``rows_of`` brings the caller's logits into rows in the wide dtype, with masked classes at -inf. The
+``*_rows`` functions carry the derivatives; softmax's public functions and the losses share them.
+
+Two habits keep every result accurate at any gap between the logits:
+
+- the sum of exponentials is kept as 1 + rest, where rest leaves out one maximum, so that
+  log1p(rest) and rest / (1 + rest) stay right where the maximum has almost all of the probability;
+- tangents are taken relative to the maximum's, which softmax doesn't notice, so that 1 - p is never
+  formed for the class whose p is close to 1.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlogits import _checks
+from jaxlogits._precision import wide_dtype, widen
+from jaxlogits._typing import Array, ArrayLike, Axis
+
+Pair = tuple[Array, Array]
+
+# From the caller's arrays to rows and back.
+
+
+class Rows(NamedTuple):
+    """The logits as rows, and what is needed to interpret them."""
+
+    logits: Array  # [..., K], in the caller's dtype, masked classes at -inf
+    mask: Array | None  # [..., K], the classes that count, or None for all of them
+    blank: Array  # what a row of -inf gives: NaN by its own logits, 0 where the mask made it so
+    axes: tuple[int, ...]
+    like: Array  # the caller's logits
+
+    @property
+    def z(self) -> Array:
+        """The logits in the wide dtype."""
+        return widen(self.logits)
+
+    def restore(self, rows: Array, masked: float) -> Array:
+        """Rows of results in the layout and dtype of the logits, constant where they are masked."""
+        if self.mask is not None:
+            rows = jnp.where(self.mask, rows, masked)
+        return from_rows(rows, self.axes, self.like.shape).astype(self.like.dtype)
+
+
+def rows_of(logits: ArrayLike, axis: Axis, where: ArrayLike | None) -> Rows:
+    """Check the arguments that every row function has and bring them into rows."""
+    array = _checks.as_floating("logits", logits)
+    axes = _checks.normalize_axes(array, axis)
+    _checks.require_classes("logits", array, axes)
+    rows = to_rows(array, axes)
+    if where is None:
+        return Rows(rows, None, jnp.asarray(jnp.nan, wide_dtype(array)), axes, array)
+    mask = to_rows(_checks.as_mask("where", where, array.shape), axes)
+    blank = jnp.where(jnp.any(mask, axis=-1, keepdims=True), jnp.nan, 0.0)
+    masked = jnp.where(mask, rows, -jnp.inf)
+    return Rows(masked, mask, blank.astype(wide_dtype(array)), axes, array)
+
+
+def to_rows(array: Array, axes: tuple[int, ...]) -> Array:
+    """Move ``axes`` to the end, in their order, and flatten them into one."""
+    if axes == (array.ndim - 1,):
+        return array
+    moved = jnp.moveaxis(array, axes, range(-len(axes), 0))
+    return moved.reshape(*moved.shape[: -len(axes)], -1)
+
+
+def from_rows(rows: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """Undo ``to_rows`` for an array that had ``shape``."""
+    if axes == (len(shape) - 1,):
+        return rows
+    unflat = rows.reshape(*rows.shape[:-1], *(shape[axis] for axis in axes))
+    return jnp.moveaxis(unflat, range(-len(axes), 0), axes)
+
+
+# The functions of rows, with their derivatives.
+
+
+class RowStats(NamedTuple):
+    """What the exponentials of a row come from: exp(z - max) and its sum, less one maximum."""
+
+    largest: Array  # [..., 1]
+    gaps: Array  # [..., K], max - z
+    exps: Array  # [..., K], exp(-gaps)
+    rest: Array  # [..., 1], the sum of exps without one maximum; NaN if the row has two +inf
+
+
+def row_stats(z: Array) -> RowStats:
+    """One pass for the maximum, one for the exponentials."""
+    largest = jnp.max(z, axis=-1, keepdims=True)
+    at_max = z == largest
+    gaps = jnp.where(at_max, 0.0, largest - z)  # inf - inf at an infinite maximum
+    exps = jnp.exp(-gaps)
+    ties = jnp.sum(at_max.astype(z.dtype), axis=-1, keepdims=True)
+    rest = jnp.sum(jnp.where(at_max, 0.0, exps), axis=-1, keepdims=True) + (ties - 1.0)
+    two_inf = (largest == jnp.inf) & (rest > 0)
+    return RowStats(largest, gaps, exps, jnp.where(two_inf, jnp.nan, rest))
+
+
+def first_max(z: Array) -> Array:
+    """One-hot mask of the first maximum; argmax makes a pass over rows several times slower."""
+    index = lax.broadcasted_iota(jnp.int32, z.shape, z.ndim - 1)
+    at_max = z == jnp.max(z, axis=-1, keepdims=True)
+    first = jnp.min(jnp.where(at_max, index, z.shape[-1]), axis=-1, keepdims=True)
+    return index == first
+
+
+def log_softmax_tangent(z: Array, p: Array, dz: Array) -> Array:
+    """dz_i - sum_j p_j dz_j, where both terms are first taken relative to the maximum's tangent."""
+    is_max = first_max(z)
+    dz_max = jnp.sum(jnp.where(is_max, dz, 0.0), axis=-1, keepdims=True)
+    relative = jnp.where(is_max, 0.0, dz - dz_max)
+    return relative - jnp.sum(p * relative, axis=-1, keepdims=True)
+
+
+@jax.custom_jvp
+def softmax_rows(z: Array, blank: Array) -> Array:
+    """Softmax over the last axis; ``blank`` for rows of -inf."""
+    stats = row_stats(z)
+    return jnp.where(stats.largest == -jnp.inf, blank, stats.exps / (1.0 + stats.rest))
+
+
+@softmax_rows.defjvp
+def _softmax_jvp(primals: Pair, tangents: Pair) -> Pair:
+    z, blank = primals
+    p = softmax_rows(z, blank)
+    return p, p * log_softmax_tangent(z, p, tangents[0])
+
+
+@jax.custom_jvp
+def softmax_complement_rows(z: Array, blank: Array) -> Array:
+    """1 - softmax over the last axis, accurate where the softmax is close to 1."""
+    stats = row_stats(z)
+    total = 1.0 + stats.rest
+    complement = jnp.where(first_max(z), stats.rest / total, 1.0 - stats.exps / total)
+    return jnp.where(stats.largest == -jnp.inf, 1.0 - blank, complement)
+
+
+@softmax_complement_rows.defjvp
+def _softmax_complement_jvp(primals: Pair, tangents: Pair) -> Pair:
+    z, blank = primals
+    p = softmax_rows(z, blank)
+    return softmax_complement_rows(z, blank), -p * log_softmax_tangent(z, p, tangents[0])
+
+
+@jax.custom_jvp
+def log_softmax_rows(z: Array, blank: Array) -> Array:
+    """Log of softmax over the last axis; log(blank) for rows of -inf."""
+    stats = row_stats(z)
+    return jnp.where(stats.largest == -jnp.inf, jnp.log(blank), -stats.gaps - jnp.log1p(stats.rest))
+
+
+@log_softmax_rows.defjvp
+def _log_softmax_jvp(primals: Pair, tangents: Pair) -> Pair:
+    z, blank = primals
+    p = softmax_rows(z, blank)
+    return log_softmax_rows(z, blank), log_softmax_tangent(z, p, tangents[0])
+
+
+@jax.custom_jvp
+def logsumexp_rows(z: Array) -> Array:
+    """Log of the sum of exponentials over the last axis, which is dropped."""
+    stats = row_stats(z)
+    finite = stats.largest + jnp.log1p(stats.rest)
+    return jnp.where(jnp.isinf(stats.largest), stats.largest, finite)[..., 0]
+
+
+@logsumexp_rows.defjvp
+def _logsumexp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Pair:
+    (z,) = primals
+    p = softmax_rows(z, jnp.asarray(0.0, z.dtype))
+    return logsumexp_rows(z), jnp.sum(p * tangents[0], axis=-1)
+
+
+@jax.custom_jvp
+def log_odds_rows(z: Array, blank: Array) -> Array:
+    """z_i minus the logsumexp of the others, with the first maximum treated apart."""
+    is_max = first_max(z)
+    others = jnp.where(is_max, -jnp.inf, z)
+    stats = row_stats(others)
+    # Leaving the second largest out of the others' sum, subtraction would cancel.
+    others_but_one = jnp.where(first_max(others), stats.rest, 1.0 + stats.rest - stats.exps)
+    largest = jnp.max(z, axis=-1, keepdims=True)
+    gap = largest - stats.largest
+    of_max = jnp.where(stats.largest == -jnp.inf, jnp.inf, gap - jnp.log1p(stats.rest))
+    of_others = (z - largest) - jnp.log1p(others_but_one * jnp.exp(-gap))
+    log_odds = jnp.where(is_max, of_max, of_others)
+    return jnp.where(largest == -jnp.inf, jnp.log(blank), log_odds)
+
+
+@log_odds_rows.defjvp
+def _log_odds_jvp(primals: Pair, tangents: Pair) -> Pair:
+    # (dz_i - sum_j p_j dz_j) / (1 - p_i); for the maximum its limit, the softmax of the others, is
+    # used, since p_j / (1 - p_i) is 0/0 at a large gap.
+    z, blank = primals
+    (dz, _) = tangents
+    is_max = first_max(z)
+    dz_max = jnp.sum(jnp.where(is_max, dz, 0.0), axis=-1, keepdims=True)
+    relative = jnp.where(is_max, 0.0, dz - dz_max)
+    among_others = softmax_rows(jnp.where(is_max, -jnp.inf, z), jnp.zeros_like(blank))
+    of_max = -jnp.sum(among_others * relative, axis=-1, keepdims=True)
+    p = softmax_rows(z, blank)
+    mean = jnp.sum(p * relative, axis=-1, keepdims=True)
+    of_others = (relative - mean) / jnp.where(is_max, 1.0, softmax_complement_rows(z, blank))
+    return log_odds_rows(z, blank), jnp.where(is_max, of_max, of_others)

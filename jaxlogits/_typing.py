@@ -1,0 +1,7 @@
+"""The words that signatures use."""
+
+import jax
+from jax.typing import ArrayLike as ArrayLike
+
+Array = jax.Array
+Axis = int | tuple[int, ...]

@@ -1,0 +1,27 @@
+"""Fixtures of the tests; the root's conftest.py sets what doctests need too."""
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import jax
+import pytest
+
+# The same examples in every run; `HYPOTHESIS_PROFILE=explore pytest` looks for new ones.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """float64 for this test only."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled() -> Iterator[None]:
+    """Give back what a module's tests compiled: over the whole suite it is gigabytes."""
+    yield
+    jax.clear_caches()

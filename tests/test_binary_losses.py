@@ -1,0 +1,150 @@
+"""sigmoid_binary_cross_entropy and sigmoid_focal_loss against mpmath, with every option."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import row_oracles as ro
+from accuracy import allowed
+
+import jaxlogits as jl
+
+# Every logit with every label; 84 leaves derivatives above the smallest normal float32.
+_LOGITS = [0, 0.5, 1, 2.25, 10, 15, 17, 20, 40, 84]
+_LABELS = [0, 0.125, 0.5, 0.75, 1]
+LOGITS, LABELS = (
+    array.ravel().astype(np.float32)
+    for array in np.meshgrid([-x for x in _LOGITS[1:]] + _LOGITS, _LABELS)
+)
+HARD = (LABELS == 0) | (LABELS == 1)
+
+
+class Loss(NamedTuple):
+    """A loss with its options."""
+
+    name: str
+    fn: Callable[..., Any]
+    oracle: Callable[..., Any]
+    options: dict[str, float]
+
+
+def cross_entropy(**options: float) -> Loss:
+    name = ", ".join(["cross entropy", *options])
+    return Loss(name, jl.sigmoid_binary_cross_entropy, ro.binary_cross_entropy, options)
+
+
+def focal(**options: float) -> Loss:
+    name = ", ".join(["focal", *(f"{key} = {value}" for key, value in options.items())])
+    return Loss(name, jl.sigmoid_focal_loss, ro.binary_focal, options)
+
+
+LOSSES = [
+    cross_entropy(),
+    cross_entropy(pos_weight=3.0),
+    cross_entropy(label_smoothing=0.125),
+    cross_entropy(pos_weight=0.75, label_smoothing=0.25),
+    focal(gamma=0.0),
+    focal(gamma=1.0),
+    focal(gamma=2.0),
+    focal(gamma=0.5, alpha=0.25),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_value_and_derivatives(loss: Loss) -> None:
+    def fn(x: jax.Array, y: jax.Array) -> jax.Array:
+        return loss.fn(x, y, **loss.options)
+
+    orders = [fn, jax.grad(fn), jax.grad(jax.grad(fn))]
+    results = jax.jit(jax.vmap(lambda x, y: [order(x, y) for order in orders]))(LOGITS, LABELS)
+    options = {name: ro.exact(option) for name, option in loss.options.items()}
+    value, slope = (allowed(loss.fn.__name__, "float32", order) for order in range(2))
+    budgets = [value, slope, 2 * slope]
+    for n, (x, y) in enumerate(zip(ro.exact(LOGITS), ro.exact(LABELS), strict=True)):
+        # Of a soft label two terms of size 1 and of opposite signs are left of each other.
+        soft = 0 < y < 1 or "label_smoothing" in options
+        for order, (result, budget) in enumerate(zip(results, budgets, strict=True)):
+            want = ro.mp.diff(lambda x, y=y: loss.oracle(x, y, **options), x, order)
+            error = ro.ulps(result[n], want, 1.0 if soft and order else 0.0)
+            assert error <= budget, (loss.name, order, float(x), float(y))
+
+
+@pytest.mark.parametrize("loss", [LOSSES[3], LOSSES[6]], ids=lambda loss: loss.name)
+def test_derivatives_by_the_labels(loss: Loss) -> None:
+    """First, mixed and second, at soft labels."""
+    soft = (LABELS > 0) & (LABELS < 1) & (np.abs(LOGITS) <= 20)
+    x, y = LOGITS[soft], LABELS[soft]
+
+    def fn(x: jax.Array, y: jax.Array) -> jax.Array:
+        return loss.fn(x, y, **loss.options)
+
+    orders = {
+        (0, 1): jax.grad(fn, 1),
+        (1, 1): jax.grad(jax.grad(fn, 1), 0),
+        (0, 2): jax.grad(jax.grad(fn, 1), 1),
+    }
+    results = jax.jit(jax.vmap(lambda x, y: [order(x, y) for order in orders.values()]))(x, y)
+    options = {name: ro.exact(option) for name, option in loss.options.items()}
+    for order, result in zip(orders, results, strict=True):
+        oracle = lambda x, y: loss.oracle(x, y, **options)  # noqa: E731
+        want = [ro.mp.diff(oracle, xy, order) for xy in zip(x, y, strict=True)]
+        size = float(np.max(np.abs(want)))
+        assert ro.ulps(result, want, size) <= 2 * allowed(loss.fn.__name__, "float32", 1), order
+
+
+def test_third_derivative_on_the_confident_side() -> None:
+    """Where 1 - p rounds to 0, all derivatives are of size 1 - p, and of its sign."""
+    x = np.float32([-20, -40, -80])
+    for fn, oracle in (
+        (jl.sigmoid_binary_cross_entropy, ro.binary_cross_entropy),
+        (jl.sigmoid_focal_loss, lambda x, y: ro.binary_focal(x, y, gamma=0)),
+    ):
+        options = {} if fn is jl.sigmoid_binary_cross_entropy else {"gamma": 0.0}
+        third = jax.grad(jax.grad(jax.grad(lambda x: fn(x, jnp.zeros_like(x), **options))))  # noqa: B023
+        want = [ro.mp.diff(lambda x: oracle(x, ro.mp.zero), point, 3) for point in ro.exact(x)]  # noqa: B023
+        assert ro.ulps(jax.jit(jax.vmap(third))(x), want) <= 12
+
+
+def test_float64(x64: None) -> None:  # noqa: ARG001
+    x, y = LOGITS.astype(np.float64) * 2, LABELS.astype(np.float64)
+    got = jax.jit(jl.sigmoid_binary_cross_entropy)(x, y)
+    assert got.dtype == jnp.float64
+    assert ro.ulps(got, ro.of_rows(ro.binary_cross_entropy, x, y)) <= 2.5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("fn", [jl.sigmoid_binary_cross_entropy, jl.sigmoid_focal_loss])
+def test_sixteen_bits_are_computed_in_float32(fn: Callable[..., Any], dtype: str) -> None:
+    x, y = jnp.asarray(LOGITS, dtype), jnp.asarray(LABELS)
+    both = jax.jit(jax.vmap(jax.value_and_grad(fn)))
+    (loss, gradient), (wide_loss, wide_gradient) = both(x, y), both(x.astype(jnp.float32), y)
+    np.testing.assert_array_equal(loss, wide_loss)
+    assert gradient.dtype == x.dtype
+    assert ro.ulps(gradient, ro.exact(wide_gradient)) <= 0.501
+
+
+def test_labels_of_any_dtype() -> None:
+    x, labels = LOGITS[HARD], LABELS[HARD]
+    for fn in (jl.sigmoid_binary_cross_entropy, jl.sigmoid_focal_loss):
+        want = fn(x, labels)
+        for dtype in ("bool", "int32", "uint8", "bfloat16"):
+            np.testing.assert_array_equal(fn(x, jnp.asarray(labels, dtype)), want)
+
+
+def test_pos_weight_broadcasts_to_the_logits() -> None:
+    x = LOGITS.reshape(5, -1)
+    y = LABELS.reshape(5, -1)
+    weight = np.arange(1, 1 + x.shape[1], dtype=np.float32)
+    got = jl.sigmoid_binary_cross_entropy(x, y, pos_weight=weight)
+    for k, w in enumerate(weight):
+        want = jl.sigmoid_binary_cross_entropy(x[:, k], y[:, k], pos_weight=w)
+        np.testing.assert_array_equal(got[:, k], want)
+
+
+def test_alpha_weighs_the_two_labels() -> None:
+    plain = jl.sigmoid_focal_loss(LOGITS, LABELS)
+    got = jl.sigmoid_focal_loss(LOGITS, LABELS, alpha=0.25)
+    np.testing.assert_allclose(got, (0.25 * LABELS + 0.75 * (1 - LABELS)) * plain, rtol=2**-22)

@@ -1,0 +1,82 @@
+"""What the documents show is run: the example programs and every code block."""
+
+import contextlib
+import doctest
+import importlib.util
+import io
+import re
+from pathlib import Path
+from types import ModuleType
+
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def load(name: str) -> ModuleType:
+    """An example program as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, str, Path]:
+    """Accuracy, output and figure of the digits example as README runs it."""
+    figure = tmp_path_factory.mktemp("digits") / "new" / "digits.png"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        accuracy = load("digits").main(figure=figure)
+    return accuracy, output.getvalue(), figure
+
+
+def test_digits_learns(digits: tuple[float, str, Path]) -> None:
+    accuracy, output, figure = digits
+    assert accuracy >= 0.95
+    assert "argmax of logits = argmax of probabilities: 360 of 360 images" in output
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in output
+
+
+def test_digits_prints_what_readme_shows(digits: tuple[float, str, Path]) -> None:
+    shown = re.search(r"^test accuracy: .*?(?=^figure:)", README, re.MULTILINE | re.DOTALL)[0]
+    printed = digits[1].rsplit("figure:", maxsplit=1)[0]
+    number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
+    assert re.split(number, shown) == re.split(number, printed)
+    # Training is repeatable on one machine; another one rounds differently, and 400 steps and a
+    # factor of 6 in an exponent make that visible: 75 * 400 * 2^-24 is 2e-3.
+    figures = [float(text) for text in re.findall(number, printed)]
+    assert figures == pytest.approx([float(text) for text in re.findall(number, shown)], rel=1e-2)
+
+
+def test_digits_learns_little_in_a_few_steps(tmp_path: Path) -> None:
+    assert 0.1 < load("digits").main(steps=3, figure=tmp_path / "digits.png") < 0.95
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_code_blocks(path: Path, doctest_namespace: dict[str, object]) -> None:
+    # Fences become blank lines, at which doctest ends the expected output.
+    text = re.sub(r"^```.*$", "", path.read_text(), flags=re.MULTILINE)
+    parser = doctest.DocTestParser()
+    blocks = parser.get_doctest(text, dict(doctest_namespace), path.name, str(path), 0)
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE, verbose=False)
+    with jnp.printoptions():  # put back what a block sets
+        runner.run(blocks, out=report.append)
+    assert not report, "\n".join(report)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_python_blocks_are_sessions_with_their_output(path: Path) -> None:
+    # A block without a prompt would not be run by the test above.
+    for block in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+        assert block.startswith(">>> ")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), target

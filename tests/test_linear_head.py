@@ -1,0 +1,631 @@
+"""The linear heads: the numbers of the plain loss of hidden @ kernel, without that array."""
+
+import functools
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import transforms as tf
+from jax import lax
+from jax.experimental import topologies
+from jax.sharding import PartitionSpec as P
+from jax.sharding import SingleDeviceSharding
+
+import jaxlogits as jl
+
+Array = jax.Array
+ROWS, FEATURES, CLASSES = 6, 4, 5
+OPTIONS = {
+    "plain": {},
+    "bias": {"bias": np.linspace(-1, 1, CLASSES)},
+    "smoothing": {"label_smoothing": 0.125},
+    "class weights": {"class_weights": np.linspace(0.5, 2, CLASSES)},
+    "z-loss": {"z_loss": 0.25},
+    "soft cap": {"soft_cap": 1.5},
+    "temperature": {"temperature": 0.5},
+    "all": {
+        "bias": np.linspace(-1, 1, CLASSES),
+        "label_smoothing": 0.125,
+        "class_weights": np.linspace(0.5, 2, CLASSES),
+        "z_loss": 0.25,
+        "soft_cap": 1.5,
+        "temperature": 0.5,
+    },
+}
+
+
+def data(lead: tuple[int, ...] = (ROWS,), num_features: int = FEATURES, num_classes: int = CLASSES):
+    """hidden, kernel and labels, in float64."""
+    random = np.random.default_rng(0)
+    hidden = random.normal(size=(*lead, num_features))
+    kernel = random.normal(size=(num_features, num_classes))
+    return hidden, kernel, random.integers(num_classes, size=lead).astype(np.int32)
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """The floating-point leaves in ``dtype``."""
+
+    def leaf(x: Any) -> Array:
+        return jnp.asarray(x, dtype if jnp.issubdtype(jnp.result_type(x), jnp.floating) else None)
+
+    return jax.tree.map(leaf, tree)
+
+
+def plain_logits(hidden, kernel, bias=None, soft_cap=None, temperature=1.0):
+    z = hidden @ kernel
+    z = z if bias is None else z + jnp.broadcast_to(bias, z.shape)
+    z = z if soft_cap is None else soft_cap * jnp.tanh(z / soft_cap)
+    return z / temperature
+
+
+def plain(
+    hidden, kernel, labels, *, label_smoothing=0.0, class_weights=None, z_loss=0.0, **layer
+) -> Array:
+    """The losses from the whole array of logits, by their formula."""
+    z = plain_logits(hidden, kernel, **layer)
+    num_classes = z.shape[-1]
+    targets = jax.nn.one_hot(labels, num_classes, dtype=z.dtype)
+    targets = (1 - label_smoothing) * targets + label_smoothing / num_classes
+    if class_weights is not None:
+        targets = targets * jnp.broadcast_to(class_weights, targets.shape)
+    lse = jax.nn.logsumexp(z, axis=-1)
+    return jnp.sum(targets * (lse[..., None] - z), axis=-1) + z_loss * lse**2
+
+
+def reduced(losses: Array, reduction: str, where: Any = None, weights: Any = None) -> Array:
+    weights = jnp.ones_like(losses) if weights is None else jnp.broadcast_to(weights, losses.shape)
+    weights = weights if where is None else jnp.where(where, weights, 0)
+    total = jnp.sum(weights * losses)
+    return {"none": weights * losses, "sum": total, "mean": total / weights.sum()}[reduction]
+
+
+def cotangent(value: Array) -> Array:
+    """Weights in which the results of the rows differ."""
+    return jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape)
+
+
+def assert_same(ours: Callable[..., Array], theirs: Callable[..., Array], args: Any) -> None:
+    """The value and all gradients of both, the other one's in float64.
+
+    The logits here are below 16, sums of a few products: each is within 8 * 16 * 2^-24 = 2^-17, and
+    a loss or a gradient adds up at most a dozen such errors, times options of at most 2.
+    """
+
+    def both(fn: Callable[..., Array], args: Any) -> Any:
+        value, pullback = jax.vjp(fn, *args)
+        grads = jax.tree.leaves(pullback(cotangent(value)))
+        return value, [g for g in grads if g.dtype != jax.dtypes.float0]
+
+    got = jax.jit(functools.partial(both, ours))(cast(args, jnp.float32))
+    with jax.enable_x64(True):
+        want = jax.jit(functools.partial(both, theirs))(cast(args, jnp.float64))
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=24 * 2**-17, atol=24 * 2**-17)
+
+
+# The numbers.
+
+
+@pytest.mark.parametrize(
+    ("options", "reduction"),
+    [*((name, "mean") for name in OPTIONS), ("all", "sum"), ("all", "none")],
+)
+def test_cross_entropy_is_the_plain_one(options: str, reduction: str) -> None:
+    def ours(hidden, kernel, labels, options, weights):
+        return jl.linear_softmax_cross_entropy(
+            hidden, kernel, labels, weights=weights, reduction=reduction, block_size=4, **options
+        )
+
+    def theirs(hidden, kernel, labels, options, weights):
+        return reduced(plain(hidden, kernel, labels, **options), reduction, weights=weights)
+
+    assert_same(ours, theirs, (*data(), OPTIONS[options], np.linspace(0.5, 2, ROWS)))
+
+
+@pytest.mark.parametrize(
+    ("lead", "reduction"),
+    [
+        ((), "mean"),
+        ((), "none"),
+        ((1,), "mean"),
+        ((2, 3), "sum"),
+        ((2, 3), "none"),
+        ((2, 1, 2), "mean"),
+    ],
+    ids=str,
+)
+def test_any_leading_shape(lead: tuple[int, ...], reduction: str) -> None:
+    where = np.arange(np.prod(lead, dtype=int)).reshape(lead) != 1
+
+    def ours(*args):
+        options = {"where": where, "reduction": reduction, "block_size": 2}
+        return jl.linear_softmax_cross_entropy(*args, **options)
+
+    assert_same(ours, lambda *args: reduced(plain(*args), reduction, where), data(lead))
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "block_size"), [(1, 4), (33, 1), (33, 3), (33, 6), (33, 100), (33, None)]
+)
+def test_any_number_of_classes_and_rows_in_a_block(
+    num_classes: int, block_size: int | None
+) -> None:
+    def ours(*args):
+        return jl.linear_softmax_cross_entropy(*args, block_size=block_size)
+
+    assert_same(ours, lambda *args: plain(*args).mean(), data(num_classes=num_classes))
+
+
+def test_log_probs_are_those_of_the_labels() -> None:
+    layer = {"bias": np.linspace(-1, 1, CLASSES), "soft_cap": 1.5, "temperature": 0.5}
+
+    def ours(hidden, kernel, labels, layer):
+        return jl.linear_log_probs(hidden, kernel, labels, block_size=2, **layer)
+
+    def theirs(hidden, kernel, labels, layer):
+        log_probs = jax.nn.log_softmax(plain_logits(hidden, kernel, **layer), axis=-1)
+        return jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+
+    assert_same(ours, theirs, (*data((2, 3)), layer))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_kl_divergence_is_that_of_two_softmaxes(reduction: str) -> None:
+    hidden_p, kernel_p, _ = data((2, 3))
+    hidden_q, kernel_q, _ = data((2, 3), num_features=FEATURES + 1)
+    options = {"bias_p": np.linspace(-1, 1, CLASSES), "bias_q": np.zeros(CLASSES)}
+    options |= {"temperature": 2.0}
+    where, weights = np.array([[True, False, True]]), np.array([[1.0], [2.0]])
+
+    def ours(heads, weights, options):
+        rows = {"where": where, "weights": weights, "reduction": reduction}
+        return jl.linear_softmax_kl_divergence(*heads, block_size=4, **rows, **options)
+
+    def theirs(heads, weights, options):
+        hidden_p, kernel_p, hidden_q, kernel_q = heads
+        z_p = plain_logits(hidden_p, kernel_p, options["bias_p"], None, options["temperature"])
+        z_q = plain_logits(hidden_q, kernel_q, options["bias_q"], None, options["temperature"])
+        log_p, log_q = jax.nn.log_softmax(z_p, axis=-1), jax.nn.log_softmax(z_q, axis=-1)
+        kl = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+        return reduced(kl, reduction, where, weights)
+
+    assert_same(ours, theirs, ((hidden_p, kernel_p, hidden_q, kernel_q), weights, options))
+
+
+def test_kl_divergence_of_nearly_equal_heads() -> None:
+    # log p - log q would be lost in rounding: these are 1e-11.
+    hidden, kernel, _ = cast(data(), jnp.float32)
+    other = kernel.at[0, 0].add(2.0**-17)
+    got = jl.linear_softmax_kl_divergence(hidden, kernel, hidden, other, reduction="none")
+    want = jl.softmax_kl_divergence(hidden @ kernel, hidden @ other)
+    # Each of two logits in a row may be rounded otherwise, and differs by 2^-17.
+    assert np.all(got >= 0)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2 * 2.0**-34)
+
+
+# Edges.
+
+
+def head(**options: Any) -> Callable[[Array, Array, Array], tuple[Array, Any]]:
+    """The sum of the losses with its gradients in hidden and kernel."""
+    options = {"reduction": "sum", "block_size": 4} | options
+
+    def loss(hidden: Array, kernel: Array, labels: Array) -> Array:
+        return jl.linear_softmax_cross_entropy(hidden, kernel, labels, **options).sum()
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("label", [-1, CLASSES, 100, -100])
+def test_a_label_out_of_range_makes_its_row_nan(label: int, reduction: str) -> None:
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    labels = labels.at[2].set(label)
+    losses = jl.linear_softmax_cross_entropy(hidden, kernel, labels, reduction="none", block_size=4)
+    np.testing.assert_array_equal(jnp.isnan(losses), np.arange(ROWS) == 2)
+    value, (dhidden, dkernel) = head(reduction=reduction)(hidden, kernel, labels)
+    assert jnp.isnan(value)
+    assert jnp.isnan(dkernel).all()
+    np.testing.assert_array_equal(jnp.isnan(dhidden).any(axis=1), np.arange(ROWS) == 2)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_nothing_leaks_from_a_masked_row(reduction: str) -> None:
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    where = np.arange(ROWS) % 3 != 0
+    bad_hidden = jnp.where(where[:, None], hidden, jnp.nan)
+    bad_labels = jnp.where(where, labels, -100)
+    weights = jnp.ones(ROWS)
+
+    def loss(weights, hidden, kernel, labels):
+        options = {"where": where, "weights": weights, "reduction": reduction, "block_size": 4}
+        return jl.linear_softmax_cross_entropy(hidden, kernel, labels, **options).sum()
+
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    want = both(weights, hidden, kernel, labels)
+    got = both(weights, bad_hidden, kernel, bad_labels)
+    # The zeros in the place of a row are multiplied and added too: an ulp of the largest, 2.
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2**-20)
+    assert not got[1][0][0]
+    assert not got[1][1][0].any()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_no_row_that_counts(reduction: str) -> None:
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    value, grads = head(reduction=reduction, where=np.zeros(ROWS, bool))(hidden, kernel, labels)
+    assert value == 0
+    assert not any(jnp.any(g) for g in grads)
+    value, grads = head(reduction=reduction)(hidden[:0], kernel, labels[:0])
+    assert value == 0
+    assert not any(jnp.any(g) for g in grads)
+
+
+def test_a_class_masked_by_its_bias_has_no_gradient() -> None:
+    hidden, kernel, _ = cast(data(), jnp.float32)
+    labels = jnp.zeros(ROWS, jnp.int32)
+    bias = jnp.zeros(CLASSES).at[3].set(-jnp.inf)
+    value, (_, dkernel) = head(bias=bias)(hidden, kernel, labels)
+    fewer = jnp.delete(kernel, 3, axis=1)
+    want, (_, dfewer) = head()(hidden, fewer, labels)
+    # Five sums of at most 16 rows, of terms below 16.
+    np.testing.assert_allclose(value, want, rtol=16 * 2**-24)
+    np.testing.assert_allclose(jnp.delete(dkernel, 3, axis=1), dfewer, rtol=0, atol=16 * 2**-20)
+    assert not dkernel[:, 3].any()
+
+
+def test_a_confident_row_keeps_its_small_loss() -> None:
+    # optax gives 0 from a margin of 17 on.
+    loss = jl.linear_softmax_cross_entropy(
+        jnp.array([[1.0]]), jnp.array([[40.0, 0.0]]), jnp.array([0])
+    )
+    np.testing.assert_allclose(loss, np.exp(-40.0), rtol=4 * 2**-23)
+
+
+# Dtypes.
+
+
+def test_bfloat16_gradients_are_summed_in_float32() -> None:
+    # Rounding each of 64 sums to bfloat16 on the way would lose 2e-2.
+    hidden, kernel, labels = data((512,), num_features=16, num_classes=8)
+    hidden, kernel = cast((hidden, kernel), jnp.bfloat16)
+
+    def gradients(loss: Callable[..., Array], *args: Array) -> list[Array]:
+        return jax.jit(jax.grad(lambda h, w: loss(h, w, labels).mean(), argnums=(0, 1)))(*args)
+
+    with jax.enable_x64(True):
+        exact = [np.asarray(g) for g in gradients(plain, *cast((hidden, kernel), jnp.float64))]
+    for reduction in ("mean", "none"):
+        loss = functools.partial(jl.linear_softmax_cross_entropy, reduction=reduction, block_size=8)
+        assert loss(hidden, kernel, labels).dtype == jnp.float32
+        for got, want in zip(gradients(loss, hidden, kernel), exact, strict=True):
+            assert got.dtype == jnp.bfloat16
+            error = np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want)
+            # Two roundings to bfloat16, of the logits' derivative and of the result, at most 2^-9
+            # of each number, and far less of most.
+            assert error < 2**-8
+
+
+def test_bfloat16_logits_are_float32() -> None:
+    # bfloat16 has steps of 2 at 257: the two logits would be equal.
+    hidden, kernel = jnp.ones([1, 2], jnp.bfloat16), jnp.array([[256.0, 256.0], [1.0, 0.0]])
+    loss = jl.linear_softmax_cross_entropy(hidden, kernel.astype(jnp.bfloat16), jnp.array([0]))
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-1.0)), rtol=4 * 2**-23)
+
+
+@pytest.mark.parametrize("dtypes", ["float16 float16", "bfloat16 float32", "float32 bfloat16"])
+def test_gradients_have_the_dtypes_of_their_arguments(dtypes: str) -> None:
+    hidden, kernel, labels = data()
+    dtype_h, dtype_w = map(jnp.dtype, dtypes.split())
+    value, (dhidden, dkernel) = head()(
+        jnp.asarray(hidden, dtype_h), jnp.asarray(kernel, dtype_w), labels
+    )
+    assert (value.dtype, dhidden.dtype, dkernel.dtype) == (jnp.float32, dtype_h, dtype_w)
+
+
+@pytest.mark.usefixtures("x64")
+def test_float64() -> None:
+    hidden, kernel, labels = data()
+    loss = jl.linear_softmax_cross_entropy(hidden, kernel, labels, reduction="none")
+    assert loss.dtype == jnp.float64
+    np.testing.assert_allclose(loss, plain(hidden, kernel, labels), rtol=64 * 2**-53)
+
+
+# Transforms.
+
+
+def joined(fn: Callable[..., Array], *args: np.ndarray) -> tf.Joined:
+    """A function of several arrays as one of a vector, for the harness."""
+    point, restore = jax.flatten_util.ravel_pytree(list(cast(args, jnp.result_type(float))))
+
+    def value(point: Array) -> Array:
+        return fn(*restore(point))
+
+    def number(point: Array) -> Array:
+        each = value(point)
+        return jnp.sum(each * cotangent(each))
+
+    return tf.Joined(point, value, number)
+
+
+def assert_same_transforms(
+    f: tf.Joined, harness: list[Any], theirs: Any, args: Any, tolerance: float = 12 * 2**-19
+) -> None:
+    """Within the tolerance of the largest number of the value, the gradient, the Hessian.
+
+    By default as in ``assert_same``: 16 ulp or 2^-19 for each of a dozen terms.
+    """
+    with jax.enable_x64(True):
+        g = joined(theirs, *args)
+        wants = [
+            jax.jit(fn)(g.point) for fn in (g.value, jax.grad(g.number), jax.hessian(g.number))
+        ]
+    for results, want in zip(harness, wants, strict=False):
+        got = jax.jit(lambda x, results=results: results(f._replace(point=x)))(f.point)
+        atol = tolerance * np.max(np.abs(want))
+        for transform, one in got.items():
+            np.testing.assert_allclose(one, want, rtol=0, atol=atol, err_msg=transform)
+
+
+def test_every_transform_in_every_argument() -> None:
+    hidden, kernel, labels = data()
+    names = ["bias", "z_loss", "soft_cap", "temperature"]
+
+    def ours(hidden, kernel, weights, *values):
+        options = dict(zip(names, values, strict=True))
+        return jl.linear_softmax_cross_entropy(
+            hidden, kernel, labels, weights=weights, block_size=4, **options
+        )
+
+    def theirs(hidden, kernel, weights, *values):
+        losses = plain(hidden, kernel, labels, **dict(zip(names, values, strict=True)))
+        return reduced(losses, "mean", weights=weights)
+
+    args = hidden, kernel, np.linspace(0.5, 2, ROWS), *(OPTIONS["all"][name] for name in names)
+    assert_same_transforms(
+        joined(ours, *args), [tf.values, tf.gradients, tf.hessians], theirs, args
+    )
+
+
+def test_every_transform_of_results_for_each_row() -> None:
+    hidden, kernel, labels = data()
+
+    def ours(hidden, kernel):
+        return -jl.linear_log_probs(hidden, kernel, labels, block_size=4)
+
+    def theirs(hidden, kernel):
+        return plain(hidden, kernel, labels)
+
+    f = joined(ours, hidden, kernel)
+    assert_same_transforms(f, [tf.values, tf.gradients], theirs, (hidden, kernel))
+
+
+def test_bfloat16_under_every_transform() -> None:
+    _, _, labels = data()
+    # Numbers that bfloat16 has.
+    args = [np.asarray(x, np.float64) for x in cast(data()[:2], jnp.bfloat16)]
+
+    def ours(hidden, kernel):
+        hidden, kernel = cast((hidden, kernel), jnp.bfloat16)
+        return jl.linear_softmax_cross_entropy(hidden, kernel, labels, block_size=4)
+
+    def theirs(hidden, kernel):
+        return plain(hidden, kernel, labels).mean()
+
+    f = joined(ours, *args)
+    # Derivatives are rounded to bfloat16 a few times on the way.
+    assert_same_transforms(f, [tf.values, tf.gradients, tf.hessians], theirs, args, 4 * 2**-9)
+
+
+@pytest.mark.parametrize("in_axes", [(0, None, None), (None, 0, 0)])
+def test_vmap(in_axes: tuple[int | None, ...]) -> None:
+    args = [jnp.stack([x, x[::-1]]) for x in cast(data(), jnp.float32)]
+    args = [x if axis == 0 else x[0] for x, axis in zip(args, in_axes, strict=True)]
+
+    def gradients(hidden, kernel, labels):
+        loss = functools.partial(jl.linear_softmax_cross_entropy, block_size=4)
+        return jax.value_and_grad(loss, argnums=(0, 1))(hidden, kernel, labels)
+
+    got = jax.vmap(gradients, in_axes)(*args)
+    for i in range(2):
+        one = [x[i] if axis == 0 else x for x, axis in zip(args, in_axes, strict=True)]
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(gradients(*one)), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=0, atol=16 * 2**-20)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_shard_map_over_the_rows(dtype: Any) -> None:
+    hidden, kernel, labels = cast(data((8,)), dtype)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(P("data"), P(), P("data")), out_specs=P()
+    )
+    def loss(hidden, kernel, labels):
+        each = jl.linear_log_probs(hidden, kernel, labels, block_size=4)
+        mean = jl.linear_softmax_cross_entropy(hidden, kernel, labels, block_size=4)
+        return lax.pmean(mean - each.mean(), "data")
+
+    def same(hidden, kernel, labels):
+        return 2 * jl.linear_softmax_cross_entropy(hidden, kernel, labels, block_size=4)
+
+    got, want = (
+        jax.jit(jax.grad(fn, argnums=(0, 1)))(hidden, kernel, labels) for fn in (loss, same)
+    )
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=16 * float(jnp.finfo(dtype).eps))
+
+
+def test_export_with_any_number_of_rows() -> None:
+    (rows,) = jax.export.symbolic_shape("rows")
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    types = [jax.ShapeDtypeStruct((rows, FEATURES), hidden.dtype), kernel]
+    types.append(jax.ShapeDtypeStruct((rows,), labels.dtype))
+    loss = functools.partial(jl.linear_softmax_cross_entropy, block_size=4)
+    exported = jax.export.export(jax.jit(jax.value_and_grad(loss, argnums=(0, 1))))(*types)
+    reloaded = jax.export.deserialize(exported.serialize())
+    got, want = (
+        reloaded.call(hidden, kernel, labels),
+        jax.value_and_grad(loss, (0, 1))(hidden, kernel, labels),
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=16 * 2**-20)
+
+
+# What runs: read from the program.
+
+
+def gradient_of_head(**options: Any) -> Callable[..., Any]:
+    loss = functools.partial(jl.linear_softmax_cross_entropy, **options)
+    return jax.value_and_grad(lambda *args: loss(*args).sum(), argnums=(0, 1))
+
+
+def products(fn: Callable[..., Any], *args: Any) -> list[str]:
+    """The matrix products of the optimised program, as their lines."""
+    text = jax.jit(fn).lower(*args).compile().as_text()
+    return re.findall(r"^.* (?:dot|custom-call)\(.*$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("reduction", "count"), [("mean", 3), ("sum", 3), ("none", 4)])
+def test_number_of_products(reduction: str, count: int) -> None:
+    # 2NDK flops each: the logits (again in the backward pass of "none") and two gradients.
+    args = cast(data((64,), 16, 32), jnp.float32)
+    assert len(products(gradient_of_head(reduction=reduction, block_size=16), *args)) == count
+    assert (
+        len(products(functools.partial(jl.linear_softmax_cross_entropy, block_size=16), *args)) == 1
+    )
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="older XLA:CPU copies it once")
+def test_tied_embedding_is_not_copied() -> None:
+    hidden, kernel, labels = cast(data((64,), 48, 160), jnp.float32)
+
+    def loss(hidden: Array, embedding: Array, labels: Array) -> Array:
+        return jl.linear_softmax_cross_entropy(hidden, embedding.T, labels, block_size=16)
+
+    text = jax.jit(loss).lower(hidden, kernel.T, labels).compile().as_text()
+    assert re.search(r"\[160,48\]", text)
+    assert not re.findall(
+        r"^.*\[(?:160,48|48,160)\]\S* (?:copy|transpose|fusion)\(.*$", text, re.MULTILINE
+    )
+
+
+def temp_bytes(fn: Callable[..., Any], *args: Any) -> int:
+    return jax.jit(fn).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_memory_does_not_grow_with_the_rows(reduction: str) -> None:
+    def need(rows: int) -> int:
+        hidden = jax.ShapeDtypeStruct((rows, 8), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((8, 4096), jnp.float32)
+        labels = jax.ShapeDtypeStruct((rows,), jnp.int32)
+        return temp_bytes(
+            gradient_of_head(reduction=reduction, block_size=128), hidden, kernel, labels
+        )
+
+    block = 128 * 4096 * 4
+    few, many = need(512), need(2048)
+    assert many < 5 * block
+    # The labels, hidden and its gradient, cut into blocks: 8 features and a few numbers a row.
+    assert many - few <= (2048 - 512) * 4 * (3 * 8 + 16)
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
+def test_memory_on_a_tpu() -> None:
+    device = topologies.get_topology_desc("v5e:2x2", "tpu").devices[0]
+    on_tpu = SingleDeviceSharding(device)
+
+    def types(*kernel: int) -> list[Any]:
+        args = ((8192, 1024), jnp.bfloat16), (kernel, jnp.bfloat16), ((8192,), jnp.int32)
+        return [jax.ShapeDtypeStruct(*arg, sharding=on_tpu) for arg in args]
+
+    def tied(hidden: Array, embedding: Array, labels: Array) -> Array:
+        return jl.linear_softmax_cross_entropy(hidden, embedding.T, labels, block_size=256)
+
+    text = jax.jit(tied).lower(*types(262144, 1024)).compile().as_text()
+    copies = r"^.*\[(?:262144,1024|1024,262144)\]\S* (?:copy|transpose)\(.*$"
+    assert not re.findall(copies, text, re.MULTILINE)
+    # The plain loss takes 4096 MiB there; the float32 sum of the kernel's gradient is 1024 MiB.
+    whole = temp_bytes(gradient_of_head(block_size=256), *types(1024, 262144))
+    assert whole - 4 * 1024 * 262144 <= 4096 * 2**20 / 8
+
+
+# Bad arguments.
+
+
+def test_refusals() -> None:
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    loss = jl.linear_softmax_cross_entropy
+    with pytest.raises(TypeError, match=r"^hidden must be floating point, got int32\[6,4\]$"):
+        loss(hidden.astype(jnp.int32), kernel, labels)
+    with pytest.raises(
+        ValueError, match=r"^hidden must have the shape \[..., D\], got float32\[\]$"
+    ):
+        loss(jnp.float32(1), kernel, labels)
+    rule = "^kernel must have the features of hidden and the classes, "
+    with pytest.raises(ValueError, match=rule + r"\[4,4\], got float32\[5,4\]$"):
+        loss(hidden, kernel.T, labels)
+    with pytest.raises(ValueError, match=rule + r"\[4,4\], got float32\[4\]$"):
+        loss(hidden, kernel[:, 0], labels)
+    with pytest.raises(
+        ValueError, match=r"^kernel must have at least one class, got float32\[4,0\]$"
+    ):
+        loss(hidden, kernel[:, :0], labels)
+    with pytest.raises(ValueError, match=r"^bias must have the classes of kernel, \[5\], got"):
+        loss(hidden, kernel, labels, bias=jnp.zeros(4))
+    with pytest.raises(
+        ValueError, match=r"^labels must have the shape of hidden without its features, "
+    ):
+        loss(hidden, kernel, labels[:, None])
+    with pytest.raises(
+        ValueError, match=r"^labels must have a dtype that holds 299, got int8\[6\]$"
+    ):
+        loss(hidden, jnp.zeros([4, 300]), labels.astype(jnp.int8))
+    with pytest.raises(
+        ValueError, match=r'^reduction must be "mean", "sum" or "none", got \'max\'$'
+    ):
+        loss(hidden, kernel, labels, reduction="max")
+    for option in ("soft_cap", "temperature"):
+        for value in (0.0, -1.0):
+            with pytest.raises(ValueError, match=f"^{option} must be "):
+                loss(hidden, kernel, labels, **{option: value})
+    with pytest.raises(ValueError, match=r"^where must broadcast to \[6\], got bool\[5\]$"):
+        loss(hidden, kernel, labels, where=jnp.ones(5, bool))
+    with pytest.raises(ValueError, match=r"^weights must broadcast to \[6\], got float32\[5\]$"):
+        loss(hidden, kernel, labels, weights=jnp.ones(5))
+
+
+def test_refusals_of_two_heads() -> None:
+    hidden, kernel, _ = cast(data(), jnp.float32)
+    loss = jl.linear_softmax_kl_divergence
+    with pytest.raises(
+        ValueError, match=r"^hidden_q must have the leading shape of hidden_p, \[6,4\]"
+    ):
+        loss(hidden, kernel, hidden[:5], kernel)
+    with pytest.raises(
+        ValueError, match=r"^kernel_q must have the classes of kernel_p, \[4,5\], got"
+    ):
+        loss(hidden, kernel, hidden, kernel[:, :4])
+    with pytest.raises(TypeError, match=r"^kernel_p must be floating point, got int32\[4,5\]$"):
+        loss(hidden, kernel.astype(jnp.int32), hidden, kernel)
+
+
+@pytest.mark.parametrize("bad", ["temperature", "soft_cap"])
+def test_a_traced_option_out_of_range_gives_nan(bad: str) -> None:
+    loss = jax.jit(lambda x: jl.linear_log_probs(*cast(data(), jnp.float32), **{bad: x}))
+    assert jnp.isnan(loss(-1.0)).all()
+
+
+def test_checked_reports_a_label() -> None:
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    loss = jl.checked(jax.jit(jl.linear_softmax_cross_entropy))
+    loss(hidden, kernel, labels)
+    with pytest.raises(ValueError, match=r"^labels must be in \[0, 5\), got"):
+        loss(hidden, kernel, labels.at[0].set(5))

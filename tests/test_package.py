@@ -1,0 +1,131 @@
+"""The package as a whole: what it exports, imports and promises about each public function."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import jaxlogits as jl
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxlogits"
+SOURCES = sorted(PACKAGE.glob("**/*.py"))
+README = (ROOT / "README.md").read_text()
+
+# In the order in which a reader meets them.
+SECTIONS = ["Args", "Returns", "Raises", "Accuracy", "Transforms", "Reference", "Example"]
+# A reference belongs only where there is a paper; a transform has no numbers of its own.
+OPTIONAL = {"Reference"}
+OPTIONAL_IN_CHECKS = OPTIONAL | {"Accuracy", "Transforms"}
+
+each_public_name = pytest.mark.parametrize("name", jl.__all__)
+
+
+def home(name: str) -> str:
+    """The module of a public function without its underscore, such as ``softmax``."""
+    return getattr(jl, name).__module__.removeprefix("jaxlogits._")
+
+
+def call(name: str) -> str:
+    """A public function with its parameters, without annotations."""
+    signature = inspect.signature(getattr(jl, name))
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return f"{name}{inspect.Signature(bare)}"
+
+
+def test_public_names_are_sorted_and_complete() -> None:
+    assert jl.__all__ == sorted(set(jl.__all__))
+    namespace = {name for name, value in vars(jl).items() if not inspect.ismodule(value)}
+    assert {name for name in namespace if not name.startswith("_")} == set(jl.__all__)
+
+
+@each_public_name
+def test_docstring_has_its_sections_in_order(name: str) -> None:
+    docstring = inspect.getdoc(getattr(jl, name))
+    assert docstring is not None
+    found = re.findall(r"^([A-Z]\w+):", docstring, flags=re.MULTILINE)
+    assert found == [section for section in SECTIONS if section in found]
+    optional = OPTIONAL_IN_CHECKS if home(name) == "checks" else OPTIONAL
+    assert set(SECTIONS) - set(found) <= optional
+    example = docstring.split("Example:")[1]
+    assert f"jl.{name}" in example, "the example doesn't call the function"
+
+
+@each_public_name
+def test_docstring_is_short(name: str) -> None:
+    source = ast.parse((PACKAGE / f"_{home(name)}.py").read_text())
+    functions = [node for node in source.body if isinstance(node, ast.FunctionDef)]
+    body = next(node for node in functions if node.name == name).body[0]
+    assert body.end_lineno - body.lineno + 1 <= 35
+
+
+@each_public_name
+def test_docstring_names_every_argument(name: str) -> None:
+    docstring = inspect.getdoc(getattr(jl, name))
+    arguments = docstring.split("Args:")[1].split("Returns:")[0]
+    for parameter in inspect.signature(getattr(jl, name)).parameters:
+        assert re.search(rf"^ +([\w, ]+, )?{parameter}(, [\w, ]+)?:", arguments, re.MULTILINE)
+
+
+@each_public_name
+def test_has_a_test(name: str) -> None:
+    tests = (ROOT / "tests" / f"test_{home(name)}.py").read_text()
+    assert re.search(rf"\b{name}\b", tests)
+
+
+@each_public_name
+def test_everything_with_a_default_is_keyword_only(name: str) -> None:
+    for parameter in inspect.signature(getattr(jl, name)).parameters.values():
+        has_default = parameter.default is not inspect.Parameter.empty
+        assert has_default == (parameter.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+def test_docs_list_every_function_once_as_it_is_called() -> None:
+    listed = re.findall(r"^- `(.+?)`:", (ROOT / "docs" / "functions.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(call(name) for name in jl.__all__)
+
+
+@each_public_name
+def test_changelog_mentions_it(name: str) -> None:
+    assert re.search(rf"`{name}`", (ROOT / "CHANGELOG.md").read_text())
+
+
+def test_version_is_the_one_in_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert jl.__version__ == project["version"]
+
+
+def test_readme_has_the_commands() -> None:
+    assert "pip install -e '.[examples]' && python examples/digits.py" in README
+    assert "pip install -e '.[test]' && pytest" in README
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_imports_only_the_runtime_dependencies(path: Path) -> None:
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(node.module)
+    # numpy is what jax itself stands on.
+    allowed = sys.stdlib_module_names | {"jax", "jaxlib", "chex", "numpy", "jaxlogits"}
+    assert {name.split(".")[0] for name in imported} <= allowed
+
+
+def test_import_adds_less_than_60_ms() -> None:
+    # Processor time, which other programs hardly disturb; the best of a few, because what disturbs
+    # it can only add to it, and the first run may have to compile.
+    program = (
+        "import time, jax, chex; start = time.process_time(); import jaxlogits; "
+        "print(time.process_time() - start)"
+    )
+    command = [sys.executable, "-c", program]
+    runs = [subprocess.run(command, cwd=ROOT, capture_output=True, check=True) for _ in range(5)]
+    assert min(float(run.stdout) for run in runs) < 0.060

@@ -1,0 +1,193 @@
+"""One function under every transform, against one exact value, gradient and Hessian.
+
+A ``Case`` is a function of arrays, its arguments, and an oracle: the same function of numpy arrays
+of ``mpf``, written for one example. The arguments share a leading dimension, over which the oracle
+is mapped; options are passed as arguments too, one for each example, so that they are vmapped and
+differentiated like everything else.
+
+Differentiable arguments are joined to one vector, and results to one number by fixed weights, so
+that the gradient and the Hessian are single arrays whatever the function is. Results of -inf, which
+masked classes have, count nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import row_oracles as ro
+from jax import export, lax
+from jax.flatten_util import ravel_pytree
+
+Array = jax.Array
+Results = dict[str, Array]
+
+
+class Case(NamedTuple):
+    name: str  # the public function's
+    fn: Callable[..., Array]  # of the arguments of one example
+    oracle: Callable[..., Any]
+    args: tuple[np.ndarray, ...]  # [N, ...], one row for each example
+
+    @property
+    def differentiable(self) -> tuple[int, ...]:
+        return tuple(i for i, arg in enumerate(self.args) if arg.dtype == np.float32)
+
+    def batch(self, *args: Array) -> Array:
+        return jax.vmap(self.fn)(*args)
+
+
+class Exact(NamedTuple):
+    value: np.ndarray
+    gradient: np.ndarray
+    hessian: np.ndarray
+
+
+def exact(case: Case) -> Exact:
+    """The oracle's value [N, ...], and the gradient [D] and Hessian [D, D] of its sum."""
+    args = [ro.exact(arg) for arg in case.args]
+    parts = [args[i] for i in case.differentiable]
+    splits = np.cumsum([part.size for part in parts])[:-1]
+
+    def number(point: Any) -> Any:
+        moved = dict(zip(case.differentiable, np.split(point, splits), strict=True))
+        value = ro.of_rows(
+            case.oracle,
+            *(np.reshape(moved.get(i, arg), np.shape(arg)) for i, arg in enumerate(args)),
+        )
+        counted = np.where(value == -ro.mp.inf, 0, value)
+        return np.sum(counted * ro.exact(result_weights(value.shape[1:])))
+
+    point = np.concatenate([np.ravel(part) for part in parts])
+    value = ro.of_rows(case.oracle, *args)
+    derivatives = ro.gradient(number, point), ro.hessian(number, point)
+    return Exact(*(array.astype(float) for array in (value, *derivatives)))
+
+
+def result_weights(shape: tuple[int, ...]) -> np.ndarray:
+    """Weights that tell the results of one example apart."""
+    return (1 + np.arange(np.prod(shape, dtype=int)) / 4).reshape(shape).astype(np.float32)
+
+
+class Joined(NamedTuple):
+    """A case as a function of one vector."""
+
+    point: Array
+    value: Callable[[Array], Array]
+    number: Callable[[Array], Array]
+
+
+def joined(case: Case) -> Joined:
+    point, restore = ravel_pytree([jnp.asarray(case.args[i]) for i in case.differentiable])
+
+    def value(point: Array) -> Array:
+        args = list(map(jnp.asarray, case.args))
+        for i, arg in zip(case.differentiable, restore(point), strict=True):
+            args[i] = arg
+        return case.batch(*args)
+
+    def number(point: Array) -> Array:
+        result = value(point)
+        counted = jnp.where(result == -jnp.inf, 0.0, result)
+        return jnp.sum(counted * jnp.broadcast_to(result_weights(result.shape[1:]), result.shape))
+
+    return Joined(point, value, number)
+
+
+# The transforms, by what they should give.
+
+
+def values(f: Joined) -> Results:
+    return {
+        "call": f.value(f.point),
+        "checkpoint": jax.checkpoint(f.value)(f.point),
+        "scan": lax.scan(lambda _, x: (None, f.value(x)), None, f.point[None])[1][0],
+        "cond": lax.cond(f.point[0] > -1e3, f.value, lambda x: 0 * f.value(x), f.point),
+        "while": _in_while(f),
+        "jvp": jax.jvp(f.value, [f.point], [f.point])[0],
+        "linearize": jax.linearize(f.value, f.point)[0],
+        "vjp": jax.vjp(f.value, f.point)[0],
+        "vmap of jit": jax.vmap(jax.jit(f.value))(jnp.stack([f.point, f.point]))[0],
+    }
+
+
+def _in_while(f: Joined) -> Array:
+    def body(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        return carry[0] + 1, f.value(f.point)
+
+    start = (jnp.int32(0), jnp.zeros_like(f.value(f.point)))
+    return lax.while_loop(lambda carry: carry[0] < 1, body, start)[1]
+
+
+def gradients(f: Joined) -> Results:
+    basis = jnp.eye(f.point.size, dtype=f.point.dtype)
+    pushed = jax.linearize(f.number, f.point)[1]
+    return {
+        "grad": jax.grad(f.number)(f.point),
+        "value_and_grad": jax.value_and_grad(f.number)(f.point)[1],
+        "jacfwd": jax.jacfwd(f.number)(f.point),
+        "jacrev": jax.jacrev(f.number)(f.point),
+        "jvp": jax.vmap(lambda e: jax.jvp(f.number, [f.point], [e])[1])(basis),
+        "linearize": jax.vmap(pushed)(basis),
+        "linear_transpose": jax.linear_transpose(pushed, f.point)(jnp.ones([], f.point.dtype))[0],
+        "grad of checkpoint": jax.grad(jax.checkpoint(f.number))(f.point),
+        "grad of jit": jax.grad(jax.jit(f.number))(f.point),
+        "grad of scan": jax.grad(lambda x: _in_scan(f, x))(f.point),
+        "jvp of scan": jax.jacfwd(lambda x: _in_scan(f, x))(f.point),
+        "grad in scan": lax.scan(lambda _, x: (None, jax.grad(f.number)(x)), None, f.point[None])[
+            1
+        ][0],
+        "vmap of grad": jax.vmap(jax.grad(f.number))(jnp.stack([f.point, f.point]))[1],
+    }
+
+
+def _in_scan(f: Joined, x: Array) -> Array:
+    """The number, as the carry of a scan whose second step adds nothing."""
+
+    def step(carry: Array, scale: Array) -> tuple[Array, None]:
+        return carry + scale * f.number(x), None
+
+    return lax.scan(step, jnp.zeros([], x.dtype), jnp.array([1, 0], x.dtype))[0]
+
+
+def hessians(f: Joined) -> Results:
+    return {
+        "forward over reverse": jax.hessian(f.number)(f.point),
+        "reverse over reverse": jax.jacrev(jax.jacrev(f.number))(f.point),
+        "reverse over forward": jax.jacrev(jax.jacfwd(f.number))(f.point),
+        "forward over forward": jax.jacfwd(jax.jacfwd(f.number))(f.point),
+    }
+
+
+def vmapped(case: Case) -> Iterator[tuple[Array, Array]]:
+    """vmap over each argument alone, the others shared, and a loop that does the same."""
+    one = jax.jit(case.fn)
+    for i, arg in enumerate(case.args):
+        shared = [jnp.asarray(other[0]) for other in case.args]
+        axes = [0 if j == i else None for j in range(len(shared))]
+        together = jax.jit(jax.vmap(case.fn, in_axes=axes))
+        one_by_one = [one(*shared[:i], jnp.asarray(x), *shared[i + 1 :]) for x in arg]
+        yield together(*shared[:i], jnp.asarray(arg), *shared[i + 1 :]), jnp.stack(one_by_one)
+
+
+def exported(case: Case) -> Results:
+    """The value after serialisation, with a known and with a symbolic number of examples."""
+    specs = [jax.ShapeDtypeStruct(arg.shape, arg.dtype) for arg in case.args]
+    (rows,) = export.symbolic_shape("rows")
+    symbolic = [jax.ShapeDtypeStruct((rows, *arg.shape[1:]), arg.dtype) for arg in case.args]
+    return {
+        "fixed": _reloaded(case.batch, specs).call(*case.args),
+        "symbolic": _reloaded(case.batch, symbolic).call(*case.args),
+    }
+
+
+def exported_gradient(f: Joined) -> Array:
+    """The gradient of a function that was exported with its derivative."""
+    reloaded = _reloaded(f.number, [jax.ShapeDtypeStruct(f.point.shape, f.point.dtype)])
+    return jax.grad(reloaded.call)(f.point)
+
+
+def _reloaded(fn: Callable[..., Array], specs: list[Any]) -> Any:
+    whole = export.export(jax.jit(fn))(*specs)
+    return export.deserialize(whole.serialize(vjp_order=1))
