@@ -23,23 +23,51 @@ from jaxlogits._divergences import (
     softmax_kl_divergence,
     total_variation,
 )
+from jaxlogits._inference import (
+    confidence_intervals,
+    odds_ratios,
+    p_values,
+    predict_log_odds,
+    predict_probs,
+    standard_errors,
+    z_values,
+)
 from jaxlogits._linear_head import (
     linear_log_probs,
     linear_softmax_cross_entropy,
     linear_softmax_kl_divergence,
 )
 from jaxlogits._log_odds import log1mexp, log_sigmoid, logit, sigmoid, softplus
+from jaxlogits._regression import LogisticFit, fit_logistic, fit_multinomial
+from jaxlogits._robust import robust_covariance
 from jaxlogits._softmax import class_log_odds, log_softmax, logsumexp, softmax
+from jaxlogits._sparse_softmax import (
+    entmax,
+    entmax15,
+    entmax_loss,
+    entmax_loss_with_integer_labels,
+    sparsemax,
+    sparsemax_loss,
+    sparsemax_loss_with_integer_labels,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LogisticFit",
     "blockwise_map",
     "blockwise_mean",
     "blockwise_sum",
     "checked",
     "class_log_odds",
+    "confidence_intervals",
+    "entmax",
+    "entmax15",
+    "entmax_loss",
+    "entmax_loss_with_integer_labels",
     "entropy",
+    "fit_logistic",
+    "fit_multinomial",
     "jensen_shannon_divergence",
     "linear_log_probs",
     "linear_softmax_cross_entropy",
@@ -49,7 +77,12 @@ __all__ = [
     "log_softmax",
     "logit",
     "logsumexp",
+    "odds_ratios",
+    "p_values",
     "poly_loss_cross_entropy",
+    "predict_log_odds",
+    "predict_probs",
+    "robust_covariance",
     "sigmoid",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
@@ -60,5 +93,10 @@ __all__ = [
     "softmax_focal_loss_with_integer_labels",
     "softmax_kl_divergence",
     "softplus",
+    "sparsemax",
+    "sparsemax_loss",
+    "sparsemax_loss_with_integer_labels",
+    "standard_errors",
     "total_variation",
+    "z_values",
 ]

@@ -23,11 +23,15 @@ SECTIONS = ["Args", "Returns", "Raises", "Accuracy", "Transforms", "Reference", 
 OPTIONAL = {"Reference"}
 OPTIONAL_IN_CHECKS = OPTIONAL | {"Accuracy", "Transforms"}
 
-each_public_name = pytest.mark.parametrize("name", jl.__all__)
+# Besides functions there are the NamedTuples that some of them return.
+FUNCTIONS = [name for name in jl.__all__ if not inspect.isclass(getattr(jl, name))]
+RESULTS = sorted(set(jl.__all__) - set(FUNCTIONS))
+
+each_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
 def home(name: str) -> str:
-    """The module of a public function without its underscore, such as ``softmax``."""
+    """The module of a public name without its underscore, such as ``softmax``."""
     return getattr(jl, name).__module__.removeprefix("jaxlogits._")
 
 
@@ -44,7 +48,7 @@ def test_public_names_are_sorted_and_complete() -> None:
     assert {name for name in namespace if not name.startswith("_")} == set(jl.__all__)
 
 
-@each_public_name
+@each_function
 def test_docstring_has_its_sections_in_order(name: str) -> None:
     docstring = inspect.getdoc(getattr(jl, name))
     assert docstring is not None
@@ -56,7 +60,7 @@ def test_docstring_has_its_sections_in_order(name: str) -> None:
     assert f"jl.{name}" in example, "the example doesn't call the function"
 
 
-@each_public_name
+@each_function
 def test_docstring_is_short(name: str) -> None:
     source = ast.parse((PACKAGE / f"_{home(name)}.py").read_text())
     functions = [node for node in source.body if isinstance(node, ast.FunctionDef)]
@@ -64,7 +68,7 @@ def test_docstring_is_short(name: str) -> None:
     assert body.end_lineno - body.lineno + 1 <= 35
 
 
-@each_public_name
+@each_function
 def test_docstring_names_every_argument(name: str) -> None:
     docstring = inspect.getdoc(getattr(jl, name))
     arguments = docstring.split("Args:")[1].split("Returns:")[0]
@@ -72,13 +76,20 @@ def test_docstring_names_every_argument(name: str) -> None:
         assert re.search(rf"^ +([\w, ]+, )?{parameter}(, [\w, ]+)?:", arguments, re.MULTILINE)
 
 
-@each_public_name
+def test_results_are_named_tuples_that_say_what_each_field_is() -> None:
+    for name in RESULTS:
+        result = getattr(jl, name)
+        assert issubclass(result, tuple)
+        assert all(re.search(rf"\b{field}\b", result.__doc__) for field in result._fields)
+
+
+@pytest.mark.parametrize("name", jl.__all__)
 def test_has_a_test(name: str) -> None:
     tests = (ROOT / "tests" / f"test_{home(name)}.py").read_text()
     assert re.search(rf"\b{name}\b", tests)
 
 
-@each_public_name
+@each_function
 def test_everything_with_a_default_is_keyword_only(name: str) -> None:
     for parameter in inspect.signature(getattr(jl, name)).parameters.values():
         has_default = parameter.default is not inspect.Parameter.empty
@@ -87,10 +98,10 @@ def test_everything_with_a_default_is_keyword_only(name: str) -> None:
 
 def test_docs_list_every_function_once_as_it_is_called() -> None:
     listed = re.findall(r"^- `(.+?)`:", (ROOT / "docs" / "functions.md").read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted(call(name) for name in jl.__all__)
+    assert sorted(listed) == sorted(map(call, FUNCTIONS))
 
 
-@each_public_name
+@pytest.mark.parametrize("name", jl.__all__)
 def test_changelog_mentions_it(name: str) -> None:
     assert re.search(rf"`{name}`", (ROOT / "CHANGELOG.md").read_text())
 
