@@ -9,6 +9,15 @@ Pure functions that compose with every JAX transform::
 
 from jaxlogits._binary_losses import sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from jaxlogits._blockwise import blockwise_map, blockwise_mean, blockwise_sum
+from jaxlogits._calibration import (
+    ReliabilityCurve,
+    adaptive_calibration_error,
+    brier_score,
+    expected_calibration_error,
+    maximum_calibration_error,
+    negative_log_likelihood,
+    reliability_curve,
+)
 from jaxlogits._checks import checked
 from jaxlogits._class_losses import (
     poly_loss_cross_entropy,
@@ -16,6 +25,7 @@ from jaxlogits._class_losses import (
     softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss_with_integer_labels,
 )
+from jaxlogits._conformal import aps_scores, conformal_set, conformal_threshold
 from jaxlogits._divergences import (
     entropy,
     jensen_shannon_divergence,
@@ -40,6 +50,21 @@ from jaxlogits._linear_head import (
 from jaxlogits._log_odds import log1mexp, log_sigmoid, logit, sigmoid, softplus
 from jaxlogits._regression import LogisticFit, fit_logistic, fit_multinomial
 from jaxlogits._robust import robust_covariance
+from jaxlogits._sampling import (
+    gumbel_softmax,
+    sample,
+    sample_with_log_prob,
+    sample_without_replacement,
+)
+from jaxlogits._scaling import (
+    PlattFit,
+    TemperatureFit,
+    VectorScalingFit,
+    fit_platt,
+    fit_temperature,
+    fit_vector_scaling,
+)
+from jaxlogits._shaping import adjust_prior, apply_temperature, penalize_repetition, soft_cap
 from jaxlogits._softmax import class_log_odds, log_softmax, logsumexp, softmax
 from jaxlogits._sparse_softmax import (
     entmax,
@@ -50,25 +75,55 @@ from jaxlogits._sparse_softmax import (
     sparsemax_loss,
     sparsemax_loss_with_integer_labels,
 )
+from jaxlogits._truncation import (
+    keep_epsilon,
+    keep_eta,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LogisticFit",
+    "PlattFit",
+    "ReliabilityCurve",
+    "TemperatureFit",
+    "VectorScalingFit",
+    "adaptive_calibration_error",
+    "adjust_prior",
+    "apply_temperature",
+    "aps_scores",
     "blockwise_map",
     "blockwise_mean",
     "blockwise_sum",
+    "brier_score",
     "checked",
     "class_log_odds",
     "confidence_intervals",
+    "conformal_set",
+    "conformal_threshold",
     "entmax",
     "entmax15",
     "entmax_loss",
     "entmax_loss_with_integer_labels",
     "entropy",
+    "expected_calibration_error",
     "fit_logistic",
     "fit_multinomial",
+    "fit_platt",
+    "fit_temperature",
+    "fit_vector_scaling",
+    "gumbel_softmax",
     "jensen_shannon_divergence",
+    "keep_epsilon",
+    "keep_eta",
+    "keep_min_p",
+    "keep_top_k",
+    "keep_top_p",
+    "keep_typical",
     "linear_log_probs",
     "linear_softmax_cross_entropy",
     "linear_softmax_kl_divergence",
@@ -77,15 +132,23 @@ __all__ = [
     "log_softmax",
     "logit",
     "logsumexp",
+    "maximum_calibration_error",
+    "negative_log_likelihood",
     "odds_ratios",
     "p_values",
+    "penalize_repetition",
     "poly_loss_cross_entropy",
     "predict_log_odds",
     "predict_probs",
+    "reliability_curve",
     "robust_covariance",
+    "sample",
+    "sample_with_log_prob",
+    "sample_without_replacement",
     "sigmoid",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
+    "soft_cap",
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",

@@ -74,11 +74,11 @@ def describe(array: Any) -> str:
 
 
 # The size of a block. It costs memory in proportion to its rows, and time once per block: the
-# params are read, their gradients read and written. Where the largest array of a block takes as
-# many bytes as the params, neither outweighs the other by much. Below 256 rows matrix products
-# slow down, above 2048 they gain nothing, and a block under 64 MiB isn't worth cutting.
+# params are read, their gradients read and written. Where the largest array of a block takes half
+# as many bytes as the params, neither outweighs the other by much. Below 256 rows matrix products
+# slow down, above 2048 they gain nothing, and a block under 32 MiB isn't worth cutting.
 # docs/blockwise.md has the figures.
-_SMALL_BLOCK_BYTES = 2**26
+_SMALL_BLOCK_BYTES = 2**25
 _FEWEST_ROWS = 256
 _MOST_ROWS = 2048
 _PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
@@ -107,7 +107,7 @@ def _default_block_size(fn: Callable[..., Any], params: Any, rows: Any) -> int:
     closed = jax.make_jaxpr(fn)(params, *block_types(rows, probe))
     per_row = [_bytes(t) / probe for t in _result_types(closed) if _grows(t, probe)]
     row_bytes = max([1, *per_row])
-    balanced = sum(map(_bytes, [*leaves, *closed.consts])) / row_bytes
+    balanced = sum(map(_bytes, [*leaves, *closed.consts])) / (2 * row_bytes)
     balanced = min(max(balanced, _FEWEST_ROWS), _MOST_ROWS)
     return int(max(balanced, _SMALL_BLOCK_BYTES / row_bytes))
 

@@ -72,11 +72,37 @@ def as_option(
         chex.assert_rank(array, 0)
     known = _known(value)
     if known is not None and not (low <= known <= high and known < below):
-        rules = [f"at least {low:g}"] if low > -jnp.inf else []
-        rules += [f"at most {high:g}"] if high < jnp.inf else []
-        rules += [f"below {below:g}"] if below < jnp.inf else []
-        raise ValueError(f"{name} must be {' and '.join(rules)}, got {known:g}")
+        raise ValueError(f"{name} must be {_range(low, high, below)}, got {known:g}")
     return array.astype(dtype)
+
+
+def as_positive(name: str, value: ArrayLike, dtype: jnp.dtype) -> Array:
+    """A scalar above 0; NaN where it is traced and isn't."""
+    if is_zero(value):
+        raise ValueError(f"{name} must be above 0, got 0")
+    option = as_option(name, value, dtype)
+    check_values(f"{name} must be above 0", option, option > 0)
+    return jnp.where(option > 0, option, jnp.nan)
+
+
+def as_row_option(
+    name: str,
+    value: ArrayLike,
+    dtype: jnp.dtype,
+    shape: tuple[int, ...],
+    *,
+    low: float = 0.0,
+    high: float = jnp.inf,
+) -> Array:
+    """A real option in [low, high], one number or one for each row as ``[..., 1]``; else NaN."""
+    array = as_real(name, value)
+    if array.ndim == 0:
+        array = as_option(name, value, dtype, low=low, high=high)
+    else:
+        array = broadcast_to(name, array.astype(dtype), shape)[..., None]
+    valid = (array >= low) & (array <= high)
+    check_values(f"{name} must be {_range(low, high)}", array, valid)
+    return jnp.where(valid, array, jnp.nan)
 
 
 def is_zero(option: ArrayLike) -> bool:
@@ -133,6 +159,13 @@ def _refusing(error: type[Exception], message: str) -> Iterator[None]:
         yield
     except AssertionError:
         raise error(message) from None
+
+
+def _range(low: float, high: float, below: float = jnp.inf) -> str:
+    rules = [f"at least {low:g}"] if low > -jnp.inf else []
+    rules += [f"at most {high:g}"] if high < jnp.inf else []
+    rules += [f"below {below:g}"] if below < jnp.inf else []
+    return " and ".join(rules)
 
 
 def _dims(shape: tuple[int, ...]) -> str:

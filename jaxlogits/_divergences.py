@@ -235,10 +235,7 @@ def softmax_cross_entropy_with_teacher_logits(
         Array(2.2612, dtype=float32)
     """
     student, teacher = _two_rows("logits", logits, "teacher_logits", teacher_logits, axis, where)
-    if _checks.is_zero(temperature):
-        raise ValueError("temperature must be above 0, got 0")
-    scale = _checks.as_option("temperature", temperature, student.z.dtype)
-    scale = jnp.where(scale > 0, scale, jnp.nan)
+    scale = _checks.as_positive("temperature", temperature, student.z.dtype)
     t, s = _cooled(teacher.z, scale), _cooled(student.z, scale)
     return scale * scale * _cross_entropy_rows(t, s, student.blank)
 

@@ -249,8 +249,8 @@ def _logits_of(
     soft_cap: ArrayLike | None, temperature: ArrayLike, dtype: jnp.dtype, precision: Any
 ) -> Callable[[_Head, Array], Array]:
     """The function that makes a block of logits, in ``dtype``."""
-    scale = _positive("temperature", temperature, dtype)
-    cap = None if soft_cap is None else _positive("soft_cap", soft_cap, dtype)
+    scale = _checks.as_positive("temperature", temperature, dtype)
+    cap = None if soft_cap is None else _checks.as_positive("soft_cap", soft_cap, dtype)
     unscaled = isinstance(temperature, int | float) and temperature == 1
     product = _product(dtype, precision)
 
@@ -263,14 +263,6 @@ def _logits_of(
         return z if unscaled else z / scale
 
     return logits
-
-
-def _positive(name: str, option: ArrayLike, dtype: jnp.dtype) -> Array:
-    """An option that is divided by; NaN where it is traced and isn't above 0."""
-    if _checks.is_zero(option):
-        raise ValueError(f"{name} must be above 0, got 0")
-    value = _checks.as_option(name, option, dtype)
-    return jnp.where(value > 0, value, jnp.nan)
 
 
 def _product(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Array]:

@@ -204,7 +204,7 @@ def _sigmoid_slope(x: Array) -> Array:
 
 
 @jax.custom_jvp
-def _tanh_half(x: Array) -> Array:
+def tanh_half(x: Array) -> Array:
     exp = el.exp_parts(-jnp.abs(x))
     numerator, _ = el.complement(exp)
     return jnp.copysign(numerator / (1 + exp.scale * (1 + exp.p)), x)
@@ -270,8 +270,8 @@ def _define(function: jax.custom_jvp[Array], slope: Callable[[Array], Array]) ->
 _define(_logit, _logit_slope)
 _define(_logit_slope, lambda p: (2 * p - 1) * _logit_slope(p) ** 2)
 _define(_sigmoid, _sigmoid_slope)
-_define(_sigmoid_slope, lambda x: -_sigmoid_slope(x) * _tanh_half(x))
-_define(_tanh_half, lambda x: 2 * _sigmoid_slope(x))
+_define(_sigmoid_slope, lambda x: -_sigmoid_slope(x) * tanh_half(x))
+_define(tanh_half, lambda x: 2 * _sigmoid_slope(x))
 _define(_softplus, _sigmoid)
 _define(_log1mexp, _log1mexp_slope)
 _define(_log1mexp_slope, lambda x: -_log1mexp_slope(x) * (1 + _log1mexp_slope(x)))

@@ -28,6 +28,9 @@ from jaxlogits._typing import Array
 Triple = tuple[Array, Array, Array]
 
 
+_FEW_CLASSES = 16  # that are written out one by one
+
+
 class LabelSums(NamedTuple):
     """What the loss and its gradient take from a row; ``[..., 1]`` each, in the wide dtype."""
 
@@ -90,7 +93,9 @@ def _nll_gradient_jvp(primals: Any, tangents: Any) -> Pair:
 def _label_sums(logits: Array, labels: Array, blank: Array) -> LabelSums:
     """Reduce the rows. The sum leaves the label out, so that log1p sees all of a small loss."""
     label = labels[..., None]
-    largest, others = _max_and_others(logits, label.astype(_index_dtype(logits)))
+    # XLA:CPU would fuse what follows into the sum, which then takes several times as long.
+    both = _max_and_others(logits, label.astype(_index_dtype(logits)))
+    largest, others = lax.optimization_barrier(both)
     label_logit = widen(jnp.take_along_axis(logits, label, axis=-1, mode="clip"))
     level = (label_logit == largest) | (largest == -jnp.inf)  # inf - inf
     gap = jnp.where(level, 0.0, largest - label_logit)
@@ -106,12 +111,22 @@ def _label_sums(logits: Array, labels: Array, blank: Array) -> LabelSums:
 
 def _max_and_others(logits: Array, label: Array) -> Pair:
     """The maximum and the sum of exp(z_j - max) over all classes but the label."""
+    if logits.shape[-1] <= _FEW_CLASSES:
+        return _reduce_short_row(logits, label)
     pieces = _pieces(logits)
     if pieces == 1:
         return _reduce_row(logits, label)
     in_pieces = functools.partial(_reduce_pieces, pieces=pieces)
     both: Pair = lax.platform_dependent(logits, label, cpu=in_pieces, default=_reduce_row)
     return both
+
+
+def _reduce_short_row(logits: Array, label: Array) -> Pair:
+    """A class at a time, so that a row stays in registers: half the time of a loop over 10."""
+    classes = [widen(logits[..., k : k + 1]) for k in range(logits.shape[-1])]
+    largest = functools.reduce(jnp.maximum, classes)
+    exps = [jnp.where(label == k, 0.0, _exp_below(z, largest)) for k, z in enumerate(classes)]
+    return largest, functools.reduce(jnp.add, exps)
 
 
 def _reduce_row(logits: Array, label: Array) -> Pair:

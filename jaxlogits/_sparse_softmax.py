@@ -295,14 +295,8 @@ def _order(rows: Rows, alpha: ArrayLike) -> tuple[Array, int | None]:
     """alpha - 1 for each row; the power it stands for if that is known, and None for softmax."""
     dtype = rows.z.dtype
     known = {1: None, 1.5: 2, 2: 1}
-    if isinstance(alpha, int | float):
-        scalar = _checks.as_option("alpha", alpha, dtype, low=1.0)
-        return scalar - 1.0, known.get(alpha, 0)
-    array = _checks.as_real("alpha", alpha).astype(dtype)
-    _checks.check_values("alpha must be at least 1", array, array >= 1.0)
-    if array.ndim == 0:
-        return array - 1.0, 0
-    return _checks.broadcast_to("alpha", array, rows.z.shape[:-1])[..., None] - 1.0, 0
+    option = _checks.as_row_option("alpha", alpha, dtype, rows.z.shape[:-1], low=1.0)
+    return option - 1.0, known.get(alpha, 0) if isinstance(alpha, int | float) else 0
 
 
 def _one_hot(rows: Rows, labels: ArrayLike) -> Array:

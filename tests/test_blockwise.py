@@ -650,12 +650,12 @@ def seen_rows(features: int, classes: int, rows: int, **options: Any) -> int:
 @pytest.mark.parametrize(
     ("features", "classes", "rows", "expected"),
     [
-        (512, 32000, 4096, 512),  # 8 blocks, each as large as the kernel
+        (1024, 32000, 4096, 512),  # 8 blocks, each half as large as the kernel
         (64, 65536, 4096, 256),  # never fewer than 256 rows while there are more
         (8192, 65536, 16384, 2048),  # never more than 2048
         (64, 1000, 8192, 8192),  # 31 MiB of logits: one block
         (512, 32000, 100, 100),  # fewer rows than a block
-        (512, 32000, 525, 263),  # evened out: 263 and 262 rows, not 524 and 1
+        (1024, 32000, 525, 263),  # evened out: 263 and 262 rows, not 512 and 13
     ],
 )
 def test_default_block_size(features: int, classes: int, rows: int, expected: int) -> None:

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +56,68 @@ def test_digits_prints_what_readme_shows(digits: tuple[float, str, Path]) -> Non
 
 def test_digits_learns_little_in_a_few_steps(tmp_path: Path) -> None:
     assert 0.1 < load("digits").main(steps=3, figure=tmp_path / "digits.png") < 0.95
+
+
+def test_calibrate_keeps_its_promises(tmp_path: Path) -> None:
+    figure = tmp_path / "calibrate.png"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        fit = load("calibrate").main(figure=figure)
+    assert fit.converged
+    assert fit.temperature > 1.5  # the network is too sure
+    printed = output.getvalue()
+    before, after = map(float, re.search(r"calibration error +(\S+) +(\S+)", printed).groups())
+    assert after < before / 2
+    sets = re.findall(r"^(?:-log p|adaptive) +(\S+) +(\S+) +\S+$", printed, re.MULTILINE)
+    assert len(sets) == 6
+    for promised, covered in sets:
+        # 600 and 1097 images leave a standard error of at most 1.5 %.
+        assert abs(float(promised) - float(covered)) < 0.05
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in printed
+
+
+def test_big_vocabulary_gives_the_same_with_less(tmp_path: Path) -> None:
+    example, figure = load("big_vocabulary"), tmp_path / "big_vocabulary.png"
+    budget = 128 * example.MIB
+    sizes = {"vocabulary_size": 4096, "features": 16, "batch_size": 4096, "largest_batch": 8192}
+    options = example.Options(num_files=20, steps=3, budget=budget, **sizes)
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
+        difference = example.main(options, figure)
+    assert difference < 1e-5
+    assert "<- plain doesn't fit" in output.getvalue()
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_decode_writes_by_every_rule(tmp_path: Path) -> None:
+    example, figure = load("decode"), tmp_path / "decode.png"
+    options = example.Options(features=4, width=32, steps=200, batch_size=32, length=30)
+    # optax multiplies a step's number, an integer, by a float.
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
+        results = example.main(options, figure)
+    printed = output.getvalue()
+    first, last = map(float, re.search(r"loss (\S+) -> (\S+) nats", printed).groups())
+    assert last < first - 0.5
+    assert all(f"\n{name}: " in printed for name in example.RULES)
+    kept = {name: np.asarray(written.num_kept) for name, written in results.items()}
+    assert np.all(kept["greedy"] == 1)
+    assert np.all(np.asarray(results["greedy"].entropy) == 0)
+    assert np.all(kept["top-k, 5"] == 5)
+    assert np.mean(kept["top-p, 0.8"]) < np.mean(kept["everything"])
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_odds_reads_a_logits_layer_as_a_regression(tmp_path: Path) -> None:
+    figure = tmp_path / "odds.png"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        fit, kernel = load("odds").main(resamples=200, figure=figure)
+    assert fit.converged
+    # A thousand steps leave what gradients of float32 can tell apart.
+    assert kernel.tolist() == pytest.approx(fit.coefficients.tolist(), rel=1e-3)
+    printed = output.getvalue()
+    assert re.search(r"mean radius +│ +4.501 │ +0.564 │ +7.98 │ 1.5e-15 │", printed)
+    assert "200 of 200 bootstrap fits converged" in printed
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in printed
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)

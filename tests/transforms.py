@@ -160,6 +160,21 @@ def hessians(f: Joined) -> Results:
     }
 
 
+def few_of_each(f: Joined) -> tuple[Results, Results, Results]:
+    """Values, gradients and Hessians for functions that take long to compile, in both modes."""
+
+    def scanned(x: Array) -> Array:
+        return lax.scan(lambda _, x: (None, jax.checkpoint(f.value)(x)), None, x[None])[1][0]
+
+    return jax.jit(
+        lambda x: (
+            {"scan of checkpoint": scanned(x)},
+            {"grad": jax.grad(f.number)(x)},
+            {"forward over reverse": jax.hessian(f.number)(x)},
+        )
+    )(f.point)
+
+
 def vmapped(case: Case) -> Iterator[tuple[Array, Array]]:
     """vmap over each argument alone, the others shared, and a loop that does the same."""
     one = jax.jit(case.fn)

@@ -1,0 +1,217 @@
+# %% [markdown]
+# # Odds ratios: the other meaning of logit
+#
+# In statistics the logit is a *link*: the log-odds of yes are a linear function of what is known.
+# Each coefficient, exponentiated, is an odds ratio: what one more unit of a feature multiplies the
+# odds by. Here we ask which measurements of a cell sample speak for cancer, how sure we can be of
+# it, and find that the answer is a logits layer with a single unit.
+#
+# Run it with `pip install -e '.[examples]' && python examples/odds.py`.
+
+# %%
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import optax
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_breast_cancer
+from tqdm import tqdm
+
+import jaxlogits as jl
+
+Array = jax.Array
+
+
+# %% [markdown]
+# ## The data
+#
+# scikit-learn brings 569 samples that a doctor took, of which 212 turned out to be malignant. We
+# take four measurements of the cells' nuclei, each in units of its standard deviation from its
+# mean, and a column of ones: no function of this library adds an intercept by itself.
+
+
+# %%
+MEASURED = ["mean radius", "mean texture", "mean smoothness", "mean concavity"]
+NAMES = ["intercept", *MEASURED]
+
+
+class Samples(NamedTuple):
+    """N rows of an intercept and four measurements, and whether each was malignant."""
+
+    features: Array  # [N, 5]
+    labels: Array  # [N], 1 for malignant
+
+
+def load_data() -> Samples:
+    """All samples."""
+    data = load_breast_cancer()
+    columns = data.data[:, [list(data.feature_names).index(name) for name in MEASURED]]
+    standard = (columns - columns.mean(axis=0)) / columns.std(axis=0)
+    features = jnp.concatenate([jnp.ones([len(standard), 1]), jnp.asarray(standard)], axis=1)
+    # In the data 0 is malignant.
+    return Samples(features.astype(jnp.float32), jnp.asarray(data.target == 0, jnp.float32))
+
+
+# %% [markdown]
+# ## The fit
+#
+# `fit_logistic` finds the coefficients that make the labels likeliest, by Newton's method, in a few
+# steps. The curvature at the maximum says how sure they are, and from it come standard errors,
+# tests and intervals.
+
+
+# %%
+def show_table(fit: jl.LogisticFit) -> None:
+    """Print the fit as statistics packages do, with odds ratios."""
+    columns = ["", "coef", "std err", "z", "P>|z|", "odds ratio", "[0.025", "0.975]"]
+    table = Table(*columns, title="log-odds of malignant")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    ends = jnp.exp(jl.confidence_intervals(fit))  # of the odds ratios
+    numbers = [fit.coefficients, jl.standard_errors(fit), jl.z_values(fit), jl.p_values(fit)]
+    numbers += [jl.odds_ratios(fit), ends[:, 0], ends[:, 1]]
+    formats = ["{:.3f}", "{:.3f}", "{:.2f}", "{:.1e}", "{:.2f}", "{:.2f}", "{:.2f}"]
+    for i, name in enumerate(NAMES):
+        table.add_row(name, *(f.format(float(x[i])) for f, x in zip(formats, numbers, strict=True)))
+    Console(width=100).print(table)
+    print(f"log likelihood {fit.log_likelihood:.2f} after {fit.steps} steps")
+
+
+# %% [markdown]
+# ## The bootstrap
+#
+# Those intervals trust the model. The bootstrap doesn't: it draws the samples anew, with
+# replacement, fits again, and looks at how the coefficients vary. Drawing a sample three times is
+# giving it weight 3, so a thousand fits are one `vmap` over a thousand rows of weights.
+
+
+# %%
+@jax.jit
+def bootstrap(data: Samples, keys: Array) -> jl.LogisticFit:
+    """One fit for each key, to as many samples drawn with replacement."""
+    num_samples = len(data.labels)
+
+    def fit(key: Array) -> jl.LogisticFit:
+        drawn = jax.random.randint(key, [num_samples], 0, num_samples)
+        return jl.fit_logistic(*data, weights=jnp.bincount(drawn, length=num_samples))
+
+    return jax.vmap(fit)(keys)
+
+
+def show_bootstrap(fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
+    """Print both intervals of each coefficient."""
+    good = fits.coefficients[fits.converged]
+    print(f"\n{len(good)} of {len(fits.converged)} bootstrap fits converged; 95 % intervals:")
+    wald, drawn = (
+        jl.confidence_intervals(fit),
+        jnp.quantile(good, jnp.array([0.025, 0.975]), axis=0),
+    )
+    print(f"{'':16}  {'by the curvature':>16}  {'by the bootstrap':>16}")
+    for i, name in enumerate(NAMES):
+        both = (f"{low:7.2f}  {high:7.2f}" for low, high in (wald[i], drawn[:, i]))
+        print(f"{name:16}  {'  '.join(both)}")
+
+
+# %% [markdown]
+# ## The two meanings meet
+#
+# A neural network's last layer makes logits: a linear function of its inputs, trained by gradient
+# descent on a cross entropy. With one unit, and the measurements as its inputs, its loss is the
+# negative log likelihood that Newton's method minimised. So the kernel that it learns *is* the
+# column of coefficients, and its logit is the log-odds.
+
+
+# %%
+def train_layer(data: Samples, steps: int) -> Array:
+    """The kernel of a one-unit logits layer [5], by gradient descent."""
+    optimizer = optax.sgd(learning_rate=1.0, momentum=0.9, nesterov=True)
+    kernel = jnp.zeros([len(NAMES)])
+    state = optimizer.init(kernel)
+
+    def mean_loss(kernel: Array) -> Array:
+        return jl.sigmoid_binary_cross_entropy(data.features @ kernel, data.labels).mean()
+
+    @jax.jit
+    def step(kernel: Array, state: optax.OptState) -> tuple[Array, optax.OptState]:
+        updates, state = optimizer.update(jax.grad(mean_loss)(kernel), state)
+        return optax.apply_updates(kernel, updates), state
+
+    for _ in tqdm(range(steps), desc="training", unit="step"):
+        kernel, state = step(kernel, state)
+    return kernel
+
+
+def show_layer(fit: jl.LogisticFit, kernel: Array, steps: int) -> None:
+    """Print the kernel beside the coefficients."""
+    print(f"\nthe kernel of a one-unit logits layer, after {steps} steps of gradient descent:")
+    for name, coefficient, learned in zip(NAMES, fit.coefficients, kernel, strict=True):
+        print(f"{name:16}  {coefficient:9.4f}  {learned:9.4f}")
+
+
+# %% [markdown]
+# ## The figure
+#
+# How the bootstrap's odds ratios are distributed, with the intervals that the curvature gives.
+
+
+# %%
+def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
+    """Save the figure."""
+    coefficients = fits.coefficients[fits.converged]
+    intervals = jl.confidence_intervals(fit)
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    for place, name in enumerate(MEASURED):
+        i = NAMES.index(name)
+        parts = axes.violinplot(coefficients[:, i], [place], orientation="horizontal", widths=0.8)
+        parts["bodies"][0].set_color("#30507a")
+        for line in ("cmins", "cmaxes", "cbars"):
+            parts[line].set_visible(False)
+        axes.plot(intervals[i], [place, place], color="#c8442d", linewidth=2)
+        axes.plot(fit.coefficients[i], place, "o", color="#c8442d")
+    axes.axvline(0, color="#b8bec6", zorder=0)
+    ratios = jnp.array([1, 2, 5, 10, 20, 50, 100, 200, 500])
+    axes.set_xticks(jnp.log(ratios), [f"{ratio}" for ratio in ratios])
+    axes.set_xlabel("odds ratio of malignant, for one standard deviation more")
+    axes.set_yticks(range(len(MEASURED)), MEASURED)
+    axes.invert_yaxis()
+    axes.set_title(f"Wald's 95 % intervals over {len(coefficients)} bootstrap fits", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+# %% [markdown]
+# ## All of it
+
+
+# %%
+def main(
+    resamples: int = 1000, steps: int = 1000, figure: Path = Path("examples/output/odds.png")
+) -> tuple[jl.LogisticFit, Array]:
+    """Fit, resample, train, draw; returns the fit and the layer's kernel."""
+    data = load_data()
+    fit = jax.jit(jl.fit_logistic)(*data)
+    show_table(fit)
+    fits = bootstrap(data, jax.random.split(jax.random.key(0), resamples))
+    show_bootstrap(fit, fits)
+    kernel = train_layer(data, steps)
+    show_layer(fit, kernel, steps)
+    draw(figure, fit, fits)
+    print(f"\nfigure: {figure}")
+    return fit, kernel
+
+
+# %%
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Odds ratios of breast cancer, four ways.")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--figure", type=Path, default=Path("examples/output/odds.png"))
+    options = parser.parse_args()
+    main(options.resamples, options.steps, options.figure)

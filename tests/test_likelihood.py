@@ -1,0 +1,78 @@
+"""The terms of a row's likelihood against mpmath, and blocks of rows against all rows at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import row_oracles as ro
+
+from jaxlogits import _likelihood
+from jaxlogits._design import Design
+from jaxlogits._likelihood import class_terms, likelihood, yes_no_terms
+
+# Log-odds at which 1 - p, or p itself, is lost in float32.
+LOG_ODDS = np.array([-800.0, -90.0, -20.0, -1.5, 0.0, 0.25, 3.0, 20.0, 90.0, 800.0], np.float32)
+
+
+def assert_close(got: jax.Array, want: np.ndarray, ulps: float) -> None:
+    """Relative to each number; numbers below the smallest normal one are flushed to 0."""
+    want = np.asarray(want).astype(float)
+    np.testing.assert_allclose(got, want, rtol=ulps * 2**-23, atol=2.0**-126)
+
+
+@pytest.mark.parametrize("label", [0.0, 0.25, 1.0])
+def test_yes_no_terms(label: float) -> None:
+    terms = jax.jit(yes_no_terms)(LOG_ODDS[None], jnp.full_like(LOG_ODDS, label))
+    x, y = ro.exact(LOG_ODDS), ro.mp.mpf(label)
+    p, q = ro.sigmoid(x), ro.sigmoid(-x)
+    # The losses add up two rounded terms; of p - 0.25 the difference of p and 0.25 cancels none.
+    assert_close(terms[0], -(y * ro.log(p) + (1 - y) * ro.log(q)), 4)
+    assert_close(terms[1][0], (1 - y) * p - y * q, 6)
+    assert_close(terms[2][0, 0], p * q, 6)
+
+
+def test_class_terms() -> None:
+    rows = np.stack([LOG_ODDS, LOG_ODDS[::-1] / 2])
+    labels = np.arange(10, dtype=np.int32) % 3
+    losses, residuals, curvature = jax.jit(class_terms)(rows, labels)
+    for i, label in enumerate(labels):
+        z = np.concatenate([ro.exact(np.zeros(1)), ro.exact(rows[:, i])])
+        p = ro.softmax(z)
+        rest = np.array([np.sum(np.delete(p, k)) for k in range(3)])
+        assert_close(losses[i], -ro.log_softmax(z)[label], 8)
+        assert_close(residuals[:, i], np.where(np.arange(3) == label, -rest, p)[1:], 8)
+        want = np.where(np.eye(3, dtype=bool), p * rest, -p[:, None] * p[None, :])[1:, 1:]
+        assert_close(curvature[:, :, i], want, 16)
+
+
+def test_a_label_of_no_class_is_nan() -> None:
+    losses, residuals, _ = jax.jit(class_terms)(jnp.zeros([2, 3]), jnp.array([-1, 2, 3]))
+    for numbers in (losses, *residuals):
+        np.testing.assert_array_equal(jnp.isnan(numbers), [True, False, True])
+
+
+def test_blocks_give_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=[1031, 3]), jnp.float32)  # a prime: rows are left over
+    weights = jnp.asarray(rng.uniform(size=1031), jnp.float32)
+    offset = jnp.asarray(rng.normal(size=[1031, 2]), jnp.float32)
+    labels = jnp.asarray(rng.integers(3, size=1031), jnp.int32)
+    kernel = jnp.asarray(rng.normal(size=[2, 3]), jnp.float32)
+
+    def run() -> list[jax.Array]:
+        def terms(features: jax.Array) -> tuple[jax.Array, _likelihood.Terms]:
+            found = likelihood(class_terms, Design(features, labels, weights, offset), kernel)
+            return found[0], found
+
+        gradient, found = jax.jit(jax.grad(terms, has_aux=True))(features)
+        return [gradient, *found]
+
+    whole = run()
+    monkeypatch.setattr(_likelihood, "_FEW_PRODUCTS", 0)
+    monkeypatch.setattr(_likelihood, "_BLOCK_SIZE", 256 * 12)
+    assert _likelihood._num_blocks(1031, 256) == 5
+    blocked = run()
+    for got, want in zip(blocked, whole, strict=True):
+        # Sums of a thousand terms, in two orders.
+        atol = 1000**0.5 * 2**-23 * float(jnp.abs(want).max())
+        np.testing.assert_allclose(got, want, rtol=0, atol=atol)

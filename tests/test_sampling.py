@@ -1,0 +1,223 @@
+"""Draws by their counts, with fixed keys. A count fails by chance with a probability of 1e-6."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import row_oracles as ro
+import scipy.stats
+import transforms as tf
+
+import jaxlogits as jl
+
+INF, NAN = np.inf, np.nan
+FALSE_ALARM = 1e-6
+LOGITS = np.float32([0.0, 1.0, -2.0, -INF, 0.5])
+KEY = jax.random.key(0)
+
+
+def softmax(z: Any) -> np.ndarray:
+    e = np.exp(np.asarray(z, float) - np.max(z))
+    return e / np.sum(e)
+
+
+def assert_drawn(classes: Any, probs: np.ndarray) -> None:
+    """The counts are those of ``probs``, and nothing else was drawn."""
+    counts = np.bincount(np.ravel(classes), minlength=probs.size)
+    assert counts.size == probs.size
+    assert np.all(counts[probs == 0] == 0)
+    possible = probs > 0
+    expected = probs[possible] / np.sum(probs) * np.size(classes)
+    assert scipy.stats.chisquare(counts[possible], expected).pvalue > FALSE_ALARM
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+def test_counts(temperature: float) -> None:
+    draw = jax.jit(lambda key, t: jl.sample(key, LOGITS, shape=(100, 1000), temperature=t))
+    classes = draw(KEY, temperature)
+    assert (classes.shape, classes.dtype) == ((100, 1000), jnp.int32)
+    assert_drawn(classes, softmax(LOGITS / temperature))
+
+
+def test_rows_are_independent() -> None:
+    z = np.broadcast_to(np.float32([0, 1]), [2, 2])
+    first, second = jl.sample(KEY, z, shape=(50000,)).T
+    assert_drawn(2 * first + second, np.outer(softmax(z[0]), softmax(z[0])).ravel())
+
+
+def test_noise_is_fine_enough_for_rare_classes() -> None:
+    """A class of probability q is drawn when its exponential is about q: it needs q's bits.
+
+    With jax.random's default noise these numbers are multiples of 2**-23.
+    """
+    noise = jax.random.gumbel(KEY, [2**18], mode="high")
+    # Classes with a logit that makes each win as soon as its noise exceeds 8, against a sure 0.
+    assert np.max(noise) > 10
+    rare = np.exp(-np.asarray(noise, float)[noise > 8]) * 2**23
+    assert np.mean(np.abs(rare - np.round(rare)) > 0.05) > 0.8
+    z = jnp.array([0.0, 16.0])
+    ours = jl.sample_without_replacement(KEY, z, 2)  # takes that noise
+    np.testing.assert_array_equal(ours, np.argsort(-(z + jax.random.gumbel(KEY, [2], mode="high"))))
+
+
+def test_greedy() -> None:
+    z = jnp.array([[1.0, 3.0, 3.0], [-INF, 0.0, -1.0], [5.0, -INF, -INF]])
+    np.testing.assert_array_equal(jl.sample(KEY, z, temperature=0.0), [1, 1, 0])
+    mixed = jl.sample(KEY, z, shape=(1000,), temperature=jnp.array([0.0, 1.0, 0.0]))
+    np.testing.assert_array_equal(mixed[:, 0], 1)
+    assert_drawn(mixed[:, 1], softmax(z[1]))
+    classes, log_probs = jl.sample_with_log_prob(KEY, z, temperature=0.0)
+    np.testing.assert_array_equal(classes, [1, 1, 0])
+    np.testing.assert_array_equal(log_probs, 0.0)
+
+
+EDGES = np.float32(
+    [[0, INF, 0], [INF, INF, 0], [NAN, 0, 0], [-INF, -INF, -INF], [-INF, 2, -INF], [0, 1, NAN]]
+)
+EDGE_WHERE = np.array([[True] * 3] * 5 + [[False] * 3])
+EDGE_CLASSES = [1, -1, -1, -1, 1, -1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_edges(temperature: float) -> None:
+    options = {"where": EDGE_WHERE, "temperature": temperature}
+    np.testing.assert_array_equal(jl.sample(KEY, EDGES, **options), EDGE_CLASSES)
+    if temperature:
+        classes, log_probs = jl.sample_with_log_prob(KEY, EDGES, **options)
+        np.testing.assert_array_equal(classes, EDGE_CLASSES)
+        np.testing.assert_array_equal(log_probs, [0, NAN, NAN, NAN, 0, NAN])
+        several = jl.sample_without_replacement(KEY, EDGES, 2, where=EDGE_WHERE)
+        np.testing.assert_array_equal(several[1:], [[-1, -1]] * 3 + [[1, -1], [-1, -1]])
+        assert several[0, 0] == 1
+        soft = jl.gumbel_softmax(KEY, EDGES, where=EDGE_WHERE, hard=True)
+        np.testing.assert_array_equal(
+            soft, [[0, 1, 0], [NAN] * 3, [NAN] * 3, [NAN] * 3, [0, 1, 0], [0, 0, 0]]
+        )
+    assert jax.jit(lambda t: jl.sample(KEY, LOGITS, temperature=t))(-1.0) == -1
+
+
+def test_masks_and_axes() -> None:
+    z = np.zeros([2, 3, 4], np.float32)
+    where = np.arange(4) % 2 == 1
+    classes = jl.sample(KEY, z, where=where[None, None], shape=(200,))
+    assert set(np.unique(classes)) == {1, 3}
+    assert jax.eval_shape(lambda: jl.sample(KEY, z, axis=1, shape=(5,))).shape == (5, 2, 4)
+    several = jax.eval_shape(lambda: jl.sample_without_replacement(KEY, z, 2, axis=0))
+    assert several.shape == (3, 4, 2)
+    low = jax.eval_shape(lambda: jl.gumbel_softmax(KEY, jnp.bfloat16(z), axis=(0, 2)))
+    assert (low.shape, low.dtype) == (z.shape, jnp.bfloat16)
+
+
+def test_log_probs() -> None:
+    z, t = np.float32([[0.0, 3.0, -1.0], [1.0, 2.0, 2.5]]), np.float32([0.5, 2.0])
+
+    def run(z: Any, t: Any) -> Any:
+        classes, log_probs = jl.sample_with_log_prob(KEY, z, shape=(50,), temperature=t)
+        return jnp.sum(log_probs), (classes, log_probs)
+
+    (dz, dt), (classes, log_probs) = jax.jit(jax.grad(run, (0, 1), has_aux=True))(z, t)
+    np.testing.assert_array_equal(classes, jl.sample(KEY, z, shape=(50,), temperature=t))
+    p = np.array([softmax(row / s) for row, s in zip(z, t, strict=True)])
+    want = np.log(p)[np.arange(2), classes]
+    np.testing.assert_allclose(log_probs, want, rtol=1e-5)
+    hits = np.sum(np.eye(3)[classes], axis=0)  # [2, 3]
+    by_scaled = hits - 50 * p
+    np.testing.assert_allclose(dz, by_scaled / t[:, None], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(dt, np.sum(by_scaled * -z, -1) / t**2, rtol=0, atol=1e-3)
+
+
+def test_without_replacement() -> None:
+    z = np.float32([0.0, 1.0, -1.0, -INF])
+    pairs = jax.jit(jax.vmap(lambda key: jl.sample_without_replacement(key, z, 2)))(
+        jax.random.split(KEY, 50000)
+    )
+    p = softmax(z)
+    first, second = np.ogrid[:4, :4]
+    joint = np.where(first == second, 0.0, p[first] * p[second] / (1 - p[first]))
+    assert_drawn(4 * pairs[:, 0] + pairs[:, 1], joint.ravel())
+    np.testing.assert_array_equal(jl.sample_without_replacement(KEY, z, 4)[-1], -1)
+
+
+def test_gumbel_softmax_tends_to_a_draw() -> None:
+    keys = jax.random.split(KEY, 20000)
+    soft = jax.jit(jax.vmap(lambda key: jl.gumbel_softmax(key, LOGITS, temperature=0.01)))(keys)
+    hard = jax.jit(jax.vmap(lambda key: jl.gumbel_softmax(key, LOGITS, hard=True)))(keys)
+    assert_drawn(np.argmax(soft, -1), softmax(LOGITS))
+    np.testing.assert_array_equal(np.argmax(soft, -1), np.argmax(hard, -1))
+    assert set(np.unique(hard)) == {0.0, 1.0}
+    np.testing.assert_array_equal(np.sum(hard, -1), 1.0)
+
+
+NOISE = np.asarray(jax.random.gumbel(KEY, [3], mode="high"))
+Z = np.array([[1.0, -0.5, 0.25], [0.5, 1.75, -0.25]], np.float32)
+T = np.array([0.75, 1.5], np.float32)
+
+
+def relaxed(z: Any, t: Any) -> Any:
+    return ro.softmax((z + ro.exact(NOISE)) / t)
+
+
+def test_transforms() -> None:
+    case = tf.Case(
+        "gumbel_softmax", lambda z, t: jl.gumbel_softmax(KEY, z, temperature=t), relaxed, (Z, T)
+    )
+    f, exact = tf.joined(case), tf.exact(case)
+    run = jax.jit(
+        lambda x: [group(f._replace(point=x)) for group in (tf.values, tf.gradients, tf.hessians)]
+    )
+    for results, want in zip(run(f.point), exact, strict=True):
+        for transform, got in results.items():
+            # z + g is rounded; with what it is multiplied by, up to 8, and divided by.
+            np.testing.assert_allclose(got, want, rtol=0, atol=2e-5, err_msg=transform)
+
+
+def test_straight_through() -> None:
+    def number(z: Any, hard: bool) -> Any:
+        return jnp.sum(jl.gumbel_softmax(KEY, z, temperature=0.75, hard=hard) * jnp.arange(3.0))
+
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        run = jax.jit(derivative(number), static_argnums=1)
+        hard, soft = (run(Z[0], hard) for hard in (True, False))
+        np.testing.assert_array_equal(hard, soft)
+        assert np.any(soft != 0)
+
+
+def test_in_loops_and_blocks() -> None:
+    """A step of decoding over a head whose logits never exist, as in the docstring's loop."""
+    kernel = jax.random.normal(KEY, [4, 50])
+    hidden = jax.random.normal(jax.random.key(1), [6, 4])
+    keys = jax.random.split(jax.random.key(2), 6)
+
+    def step(kernel: Any, hidden: Any, key: Any) -> Any:
+        return jax.vmap(jl.sample)(key, jl.keep_top_p(hidden @ kernel, 0.9))
+
+    blocked = jax.jit(jl.blockwise_map(step, block_size=4))(kernel, hidden, keys)
+    np.testing.assert_array_equal(blocked, step(kernel, hidden, keys))
+    scanned = jax.lax.scan(
+        lambda c, x: (c, step(kernel, x[0][None], x[1][None])[0]), 0, (hidden, keys)
+    )[1]
+    np.testing.assert_array_equal(scanned, blocked)
+
+
+def test_export_and_old_keys() -> None:
+    exported = jax.export.export(jax.jit(lambda k, z: jl.sample(jax.random.wrap_key_data(k), z)))(
+        jax.ShapeDtypeStruct([2], jnp.uint32), jax.ShapeDtypeStruct([5], jnp.float32)
+    )
+    data = jax.random.key_data(KEY)
+    want = jl.sample(KEY, LOGITS)
+    assert exported.call(data, LOGITS) == want == jl.sample(data, LOGITS)
+
+
+def test_refused() -> None:
+    z = jnp.zeros([2, 3])
+    with pytest.raises(TypeError, match=r"^logits must be floating point, got int32\[2,3\]$"):
+        jl.sample(KEY, z.astype(jnp.int32))
+    with pytest.raises(ValueError, match=r"^temperature must be at least 0, got -1$"):
+        jl.sample(KEY, z, temperature=-1.0)
+    with pytest.raises(ValueError, match=r"^temperature must be above 0, got 0$"):
+        jl.gumbel_softmax(KEY, z, temperature=0.0)
+    for k in (0, 4):
+        with pytest.raises(ValueError, match=rf"^k must be at least 1 and at most 3, got {k}$"):
+            jl.sample_without_replacement(KEY, z, k)

@@ -1,0 +1,217 @@
+"""soft_cap, apply_temperature, penalize_repetition, adjust_prior: mpmath, edges, derivatives."""
+
+from typing import Any
+
+import accuracy
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import row_oracles as ro
+import transforms as tf
+
+import jaxlogits as jl
+
+INF, NAN = np.inf, np.nan
+tanh = np.frompyfunc(ro.mp.tanh, 1, 1)
+
+
+def cap_of(z: Any, cap: Any) -> Any:
+    return cap * tanh(z / cap)
+
+
+def repeated(z: Any, counts: Any, penalty: Any) -> Any:
+    return np.where(np.asarray(counts) > 0, np.where(z > 0, z / penalty, z * penalty), z)
+
+
+def cooled(z: Any, temperature: Any) -> Any:
+    return z / temperature
+
+
+def adjusted(z: Any, source: Any, target: Any) -> Any:
+    return z + ro.log(target) - ro.log(source)
+
+
+# Accuracy: the values and first derivatives of every bfloat16, and of many a float32.
+
+STATED = {
+    name: accuracy.stated(getattr(jl, name).__doc__)
+    for name in ("soft_cap", "apply_temperature", "penalize_repetition")
+}
+TEMPERATURE, PENALTY = ro.exact(np.float32([0.7, 1.3]))
+ONE_ARGUMENT = {
+    "soft_cap": (lambda z: jl.soft_cap(z, 30.0), lambda z: cap_of(z, ro.mp.mpf(30))),
+    "apply_temperature": (
+        lambda z: jl.apply_temperature(z[:, None], 0.7)[:, 0],
+        lambda z: cooled(z, TEMPERATURE),
+    ),
+    "penalize_repetition": (
+        lambda z: jl.penalize_repetition(z, jnp.ones(z.shape, bool), 1.3),
+        lambda z: repeated(z, np.ones(z.shape), PENALTY),
+    ),
+}
+SLOPES = {
+    "soft_cap": lambda z: 1 - tanh(z / 30) ** 2,
+    "apply_temperature": lambda z: 0 * z + 1 / TEMPERATURE,
+    "penalize_repetition": lambda z: 1 / PENALTY if z > 0 else PENALTY,
+}
+
+
+@pytest.mark.parametrize("name", ONE_ARGUMENT)
+def test_accuracy(name: str) -> None:
+    fn, oracle = ONE_ARGUMENT[name]
+    value_and_slope = jax.jit(lambda z: jax.jvp(fn, [z], [jnp.ones_like(z)]))
+    rng = np.random.default_rng(0)
+    wide = np.concatenate(
+        [rng.normal(size=300), 30 * rng.normal(size=300), np.linspace(-600, 600, 101), [1e-20]]
+    ).astype(np.float32)
+    wide = wide[wide != 0]
+    value, slope = value_and_slope(wide)
+    budget = STATED[name]["float32"]
+    assert ro.ulps(value, oracle(ro.exact(wide))) <= budget.value
+    for z, got in zip(wide, slope, strict=True):
+        want = np.array([SLOPES[name](ro.exact(z))])
+        allowed = 4 + abs(z) / 10 if name == "soft_cap" else budget.derivatives[0]
+        assert ro.ulps(got, want) <= allowed
+    narrow = np.asarray(jnp.linspace(-80, 80, 256, dtype=jnp.bfloat16))
+    value, _ = value_and_slope(narrow)
+    assert value.dtype == jnp.bfloat16
+    assert ro.ulps(value, oracle(ro.exact(narrow))) <= STATED[name]["bfloat16"].value
+
+
+def test_accuracy_of_adjust_prior() -> None:
+    rng = np.random.default_rng(1)
+    z, source, target = (rng.gamma(0.5, size=[3, 500]) + 1e-6).astype(np.float32)
+    want = adjusted(*map(ro.exact, (z, source, target)))
+    terms = np.max(np.abs([z, np.log(source), np.log(target)]), axis=0)
+    got = jax.jit(jl.adjust_prior)(z, source, target)
+    budget = accuracy.stated(jl.adjust_prior.__doc__)["float32"].value
+    errors = np.abs(np.asarray(got, float) - want.astype(float))
+    assert np.max(errors / np.spacing(terms)) <= budget
+
+
+# Edges.
+
+
+def test_edges_of_soft_cap() -> None:
+    z = jnp.array([-INF, INF, NAN, 0.0, 1e30])
+    np.testing.assert_array_equal(jl.soft_cap(z, 2.0), [-INF, 2, NAN, 0, 2])
+    slope = jax.vmap(jax.grad(jl.soft_cap), in_axes=(0, None))(z, 2.0)
+    np.testing.assert_array_equal(slope, [0, 0, NAN, 1, 0])
+    # Peers' 1 - tanh(z)**2 is 0 here.
+    np.testing.assert_allclose(jax.grad(jl.soft_cap)(10.0, 1.0), 8.244615e-09, rtol=1e-6)
+    assert np.isnan(jax.jit(jl.soft_cap)(1.0, -1.0))
+
+
+def test_edges_of_apply_temperature() -> None:
+    z = jnp.array([[1.0, 3, 2], [3, 1, 3], [-INF, 0, 1], [NAN, 0, 1], [-INF, -INF, -INF]])
+    greedy = [[-INF, 0, -INF], [0, -INF, 0], [-INF, -INF, 0], [NAN] * 3, [-INF] * 3]
+    np.testing.assert_array_equal(jl.apply_temperature(z, 0.0), greedy)
+    np.testing.assert_array_equal(jl.apply_temperature(z, 2.0), z / 2)
+    where = jnp.array([True, False, True])
+    cold = jl.apply_temperature(z, jnp.zeros([5]), where=jnp.broadcast_to(where, z.shape))
+    np.testing.assert_array_equal(cold[0], [-INF, -INF, 0])
+    mixed = jnp.array([0.0, 0.5, 1.0, 2.0, 0.0])
+    got = jl.apply_temperature(z, mixed)
+    np.testing.assert_array_equal(got[0], greedy[0])
+    np.testing.assert_array_equal(got[1:4], z[1:4] / mixed[1:4, None])
+    slopes = jax.grad(lambda z, t: jnp.sum(jl.apply_temperature(z, t)[:2, 1]), (0, 1))(z, mixed)
+    np.testing.assert_array_equal(
+        slopes[0], np.zeros([5, 3]) + 2.0 * (np.arange(15) == 4).reshape(5, 3)
+    )
+    np.testing.assert_array_equal(slopes[1], [0, -4, 0, NAN, 0])
+    assert np.isnan(jax.jit(jl.apply_temperature)(z[0], -1.0)).all()
+
+
+def test_edges_of_penalize_repetition() -> None:
+    z, counts = jnp.array([-INF, INF, 2.0, -2.0, 0.0, 2.0]), jnp.array([1, 1, 3, 1, 1, 0])
+    got = jl.penalize_repetition(z, counts, 2.0)
+    np.testing.assert_array_equal(got, [-INF, INF, 1, -4, 0, 2])
+    np.testing.assert_array_equal(jl.penalize_repetition(z, counts > 0, 2.0), got)
+    ids = jnp.array([3, 1, 4, -1, 6])  # as the docstring says
+    counted = jax.nn.one_hot(ids, 6, dtype=int).sum(-2)
+    np.testing.assert_array_equal(counted, [0, 1, 0, 1, 1, 0])
+    assert np.isfinite(jax.grad(lambda p: jl.penalize_repetition(z, counts, p)[0])(2.0))
+
+
+def test_edges_of_adjust_prior() -> None:
+    z = jnp.array([-INF, 1.0, 1.0, 1.0, 1.0, NAN])
+    source = jnp.array([0.5, 0.5, 0.0, 0.0, -1.0, 0.5])
+    target = jnp.array([0.5, 0.0, 0.5, 0.0, 0.5, 0.5])
+    got = jl.adjust_prior(z, source, target)
+    np.testing.assert_array_equal(got, [-INF, -INF, NAN, -INF, NAN, NAN])
+    slopes = jax.vmap(jax.grad(jl.adjust_prior, (0, 1, 2)))(z, source, target)
+    assert np.isfinite(np.array(slopes)[:, [0, 1, 3]]).all()
+    with pytest.raises(ValueError, match=r"^source_prior must be at least 0, got values in"):
+        jl.checked(jl.adjust_prior)(z, source, target)
+
+
+def test_bayes() -> None:
+    """Counts of a table: what the classifier of one population says of another."""
+    joint = np.random.default_rng(0).gamma(2.0, size=[5, 3])  # [features, classes]
+    joint /= joint.sum()
+    source, target = joint.sum(0), np.array([0.1, 0.2, 0.7])
+    moved = joint / source * target
+    got = jl.softmax(jl.adjust_prior(*map(jnp.float32, (np.log(joint), source, target))))
+    np.testing.assert_allclose(got, moved / moved.sum(-1, keepdims=True), rtol=1e-5)
+
+
+# Transforms.
+
+Z = np.array([[6.0, -1.5, 0.25], [0.5, 1.75, -2.0]], np.float32)
+PRIORS = np.array([[0.5, 0.25, 0.25], [0.125, 0.5, 0.375]], np.float32)
+COUNTS = np.array([[0, 1, 2], [1, 0, 1]], np.int32)
+HALF = np.array([0.5, 1.5], np.float32)
+CASES = [
+    tf.Case("soft_cap", jl.soft_cap, cap_of, (Z, 2 * HALF)),
+    tf.Case("apply_temperature", jl.apply_temperature, cooled, (Z, HALF)),
+    tf.Case("penalize_repetition", jl.penalize_repetition, repeated, (Z, COUNTS, HALF)),
+    tf.Case("adjust_prior", jl.adjust_prior, adjusted, (Z, PRIORS, PRIORS[::-1])),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_transforms(case: tf.Case) -> None:
+    f, exact = tf.joined(case), tf.exact(case)
+    run = jax.jit(
+        lambda x: [group(f._replace(point=x)) for group in (tf.values, tf.gradients, tf.hessians)]
+    )
+    for results, want in zip(run(f.point), exact, strict=True):
+        for transform, got in results.items():
+            # A dozen roundings of the largest number.
+            atol = 12 * 2**-23 * np.max(np.abs(want))
+            np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=transform)
+    for together, one_by_one in tf.vmapped(case):
+        np.testing.assert_allclose(together, one_by_one, rtol=2**-22)
+
+
+def test_export() -> None:
+    case = CASES[0]
+    for got in tf.exported(case).values():
+        np.testing.assert_array_equal(got, case.batch(*case.args))
+
+
+def test_refused() -> None:
+    z = jnp.zeros([2, 3])
+    for fn in (
+        lambda z: jl.soft_cap(z, 1.0),
+        lambda z: jl.apply_temperature(z, 1.0),
+        lambda z: jl.penalize_repetition(z, z, 1.0),
+        lambda z: jl.adjust_prior(z, z, z),
+    ):
+        with pytest.raises(TypeError, match=r"^logits must be floating point, got int32\[2,3\]$"):
+            fn(jnp.zeros([2, 3], jnp.int32))
+    with pytest.raises(ValueError, match=r"^cap must be above 0, got 0$"):
+        jl.soft_cap(z, 0.0)
+    with pytest.raises(ValueError, match=r"^cap must be a scalar, got float32\[2\]$"):
+        jl.soft_cap(z, jnp.ones([2]))
+    with pytest.raises(ValueError, match=r"^temperature must be at least 0, got -1$"):
+        jl.apply_temperature(z, -1.0)
+    with pytest.raises(ValueError, match=r"^temperature must broadcast to \[2\], got"):
+        jl.apply_temperature(z, jnp.ones([3]))
+    with pytest.raises(TypeError, match=r"^counts must be integers, got float32\[2,3\]$"):
+        jl.penalize_repetition(z, z, 1.0)
+    with pytest.raises(ValueError, match=r"^counts must broadcast to \[2,3\], got int32\[2\]$"):
+        jl.penalize_repetition(z, jnp.zeros([2], jnp.int32), 1.0)
+    with pytest.raises(ValueError, match=r"^target_prior must broadcast to \[2,3\], got"):
+        jl.adjust_prior(z, jnp.ones([3]), jnp.ones([4]))
