@@ -200,7 +200,7 @@ def draw(path: Path, text: Text, model: Model, results: dict[str, Written]) -> N
     order = np.argsort(-np.asarray(logits))[:24]
     figure, axes = plt.subplots(len(RULES), 2, figsize=(11, 10), layout="constrained", sharex="col")
     for (left, right), (name, rule) in zip(axes, RULES.items(), strict=True):
-        shaped = rule(logits)
+        shaped = jax.jit(rule)(logits)
         before, after = np.asarray(jl.softmax(logits))[order], np.asarray(jl.softmax(shaped))[order]
         left.bar(range(len(order)), before, color=REMOVED)
         left.bar(range(len(order)), after, color=KEPT, width=0.5)

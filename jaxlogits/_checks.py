@@ -76,11 +76,16 @@ def as_option(
     return array.astype(dtype)
 
 
-def as_positive(name: str, value: ArrayLike, dtype: jnp.dtype) -> Array:
-    """A scalar above 0; NaN where it is traced and isn't."""
+def as_positive(
+    name: str, value: ArrayLike, dtype: jnp.dtype, shape: tuple[int, ...] = ()
+) -> Array:
+    """A scalar, or what broadcasts to ``shape``, above 0; NaN where it is traced and isn't."""
     if is_zero(value):
         raise ValueError(f"{name} must be above 0, got 0")
-    option = as_option(name, value, dtype)
+    if shape and jnp.ndim(value) > 0:
+        option = broadcast_to(name, as_real(name, value).astype(dtype), shape)
+    else:
+        option = as_option(name, value, dtype)
     check_values(f"{name} must be above 0", option, option > 0)
     return jnp.where(option > 0, option, jnp.nan)
 

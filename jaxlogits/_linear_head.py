@@ -19,6 +19,7 @@ from jaxlogits._blockwise import blockwise_map, blockwise_mean, blockwise_sum
 from jaxlogits._class_losses import softmax_cross_entropy_with_integer_labels
 from jaxlogits._divergences import softmax_kl_divergence
 from jaxlogits._precision import wide_dtype
+from jaxlogits._shaping import capped
 from jaxlogits._typing import Array, ArrayLike
 
 _Pair = tuple[Array, Array]
@@ -259,7 +260,7 @@ def _logits_of(
         if head.bias is not None:
             z = z + jnp.broadcast_to(head.bias.astype(dtype), z.shape)
         if cap is not None:
-            z = cap * jnp.tanh(z / cap)
+            z = capped(z, cap)
         return z if unscaled else z / scale
 
     return logits

@@ -17,14 +17,15 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
 
     Args:
         logits: floating-point array. -inf, a removed class, stays -inf; +inf gives cap.
-        cap: bound, above 0. One that is traced and isn't gives NaN.
+        cap: bound, above 0, a number or an array that broadcasts to the shape of ``logits``. One
+            that is traced and isn't above 0 gives NaN.
 
     Returns:
         The shape and dtype of ``logits``, in [-cap, cap] or -inf.
 
     Raises:
         TypeError: if the logits aren't floating point.
-        ValueError: for a cap that isn't a scalar or not above 0.
+        ValueError: for a cap of another shape or not above 0.
 
     Accuracy: float32 4 ulp; bfloat16 and float16 0.501 ulp. The float32 derivative 4 + 3 |z| / cap
         ulp, from the rounding of z / cap.
@@ -37,10 +38,15 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
     """
     array = _checks.as_floating("logits", logits)
     z = widen(array)
-    bound = _checks.as_positive("cap", cap, z.dtype)
+    bound = _checks.as_positive("cap", cap, z.dtype, z.shape)
+    return capped(z, bound).astype(array.dtype)
+
+
+def capped(z: Array, bound: Array) -> Array:
+    """bound tanh(z / bound); -inf stays."""
     removed = z == -jnp.inf
-    capped = bound * tanh_half(2.0 * jnp.where(removed, 0.0, z) / bound)
-    return jnp.where(removed, -jnp.inf, capped).astype(array.dtype)
+    finite = bound * tanh_half(2.0 * jnp.where(removed, 0.0, z) / bound)
+    return jnp.where(removed, -jnp.inf, finite)
 
 
 def apply_temperature(
@@ -104,14 +110,15 @@ def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike
             that of ``logits``; only whether it is 0 matters. Token ids ``[..., T]`` become
             counts by ``jax.nn.one_hot(ids, K, dtype=int).sum(-2)``, which passes over ids outside
             [0, K), such as a -1 where the buffer isn't filled yet.
-        penalty: above 0; 1 changes nothing. One that is traced and isn't gives NaN.
+        penalty: above 0, a number or an array that broadcasts to the shape of ``logits``, such as
+            [N, 1]; 1 changes nothing. One that is traced and isn't above 0 gives NaN.
 
     Returns:
         The shape and dtype of ``logits``.
 
     Raises:
         TypeError: if the logits aren't floating point or the counts are.
-        ValueError: for counts of another shape or a penalty that isn't a scalar or not above 0.
+        ValueError: for counts or a penalty of another shape, or a penalty not above 0.
 
     Accuracy: float32 1.5 ulp, derivative 1.5; bfloat16 and float16 0.501 ulp.
     Transforms: all, to any order, in logits and penalty.
@@ -123,7 +130,7 @@ def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike
     """
     array = _checks.as_floating("logits", logits)
     z = widen(array)
-    factor = _checks.as_positive("penalty", penalty, z.dtype)
+    factor = _checks.as_positive("penalty", penalty, z.dtype, z.shape)
     drawn = jnp.asarray(counts)
     if drawn.dtype != jnp.bool_:
         drawn = _checks.as_integer("counts", drawn)

@@ -78,7 +78,7 @@ def test_calibrate_keeps_its_promises(tmp_path: Path) -> None:
 
 def test_big_vocabulary_gives_the_same_with_less(tmp_path: Path) -> None:
     example, figure = load("big_vocabulary"), tmp_path / "big_vocabulary.png"
-    budget = 128 * example.MIB
+    budget = 200 * example.MIB
     sizes = {"vocabulary_size": 4096, "features": 16, "batch_size": 4096, "largest_batch": 8192}
     options = example.Options(num_files=20, steps=3, budget=budget, **sizes)
     with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
@@ -90,7 +90,7 @@ def test_big_vocabulary_gives_the_same_with_less(tmp_path: Path) -> None:
 
 def test_decode_writes_by_every_rule(tmp_path: Path) -> None:
     example, figure = load("decode"), tmp_path / "decode.png"
-    options = example.Options(features=4, width=32, steps=200, batch_size=32, length=30)
+    options = example.Options(features=4, width=32, steps=200, batch_size=32, length=10)
     # optax multiplies a step's number, an integer, by a float.
     with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
         results = example.main(options, figure)

@@ -64,8 +64,8 @@ def test_complement_of_softmax_where_it_is_close_to_0_and_to_1() -> None:
 def test_derivatives_of_the_complement_are_minus_those_of_the_softmax() -> None:
     z = ro.random_rows(4, 5, spread=2.0)
     for transform in (jax.jacrev, jax.hessian):
-        got = jax.vmap(transform(complement))(z)
-        want = jax.vmap(transform(lambda z: _rows.softmax_rows(z, NAN)))(z)
+        got = jax.jit(jax.vmap(transform(complement)))(z)
+        want = jax.jit(jax.vmap(transform(lambda z: _rows.softmax_rows(z, NAN))))(z)
         np.testing.assert_array_equal(got, -want)
 
 

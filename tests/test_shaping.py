@@ -134,6 +134,14 @@ def test_edges_of_penalize_repetition() -> None:
     assert np.isfinite(jax.grad(lambda p: jl.penalize_repetition(z, counts, p)[0])(2.0))
 
 
+def test_a_parameter_for_each_row() -> None:
+    z, each = jnp.array([[1.0, -2.0], [1.0, -2.0]]), jnp.array([[0.5], [2.0]])
+    for fn in (jl.soft_cap, lambda z, p: jl.penalize_repetition(z, jnp.array([1, 1]), p)):
+        got = jax.jit(fn)(z, each)
+        np.testing.assert_array_equal(got, [jax.jit(fn)(z[k], each[k, 0]) for k in range(2)])
+    assert np.isnan(jax.jit(jl.soft_cap)(z, -each)).all()
+
+
 def test_edges_of_adjust_prior() -> None:
     z = jnp.array([-INF, 1.0, 1.0, 1.0, 1.0, NAN])
     source = jnp.array([0.5, 0.5, 0.0, 0.0, -1.0, 0.5])
@@ -203,7 +211,7 @@ def test_refused() -> None:
             fn(jnp.zeros([2, 3], jnp.int32))
     with pytest.raises(ValueError, match=r"^cap must be above 0, got 0$"):
         jl.soft_cap(z, 0.0)
-    with pytest.raises(ValueError, match=r"^cap must be a scalar, got float32\[2\]$"):
+    with pytest.raises(ValueError, match=r"^cap must broadcast to \[2,3\], got float32\[2\]$"):
         jl.soft_cap(z, jnp.ones([2]))
     with pytest.raises(ValueError, match=r"^temperature must be at least 0, got -1$"):
         jl.apply_temperature(z, -1.0)
