@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import accuracy as budgets  # noqa: E402
 import oracles  # noqa: E402
+import row_oracles as ro  # noqa: E402
 from _measure import machine, table, versions  # noqa: E402
 
 Results = dict[tuple[str, int], oracles.Worst]
@@ -212,7 +213,63 @@ def max_of(errors: list[float], x: np.ndarray) -> oracles.Worst:
     return oracles.worst(np.array(errors), x)
 
 
-SECTIONS = [float32_section, sixteen_bits_section, float64_section]
+def rows_section(*_: Any) -> list[str]:
+    import optax
+
+    import jaxlogits as jl
+
+    def gradient(entropy: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda z, labels: jax.grad(lambda z: jnp.sum(entropy(z, labels)))(z)
+
+    def without_labels(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda z, _: function(z)
+
+    def slope(z: Any, label: int) -> Any:
+        return ro.softmax(z) - ro.one_hot(label, z.size)
+
+    def naive_log_odds(z: Any) -> Any:
+        return jax.scipy.special.logit(jax.nn.softmax(z))
+
+    mine = jl.softmax_cross_entropy_with_integer_labels
+    theirs = optax.softmax_cross_entropy_with_integer_labels
+    functions = {
+        name: (without_labels(a), without_labels(b), lambda z, _, name=name: getattr(ro, name)(z))
+        for name, a, b in (
+            ("logsumexp", jl.logsumexp, lambda z: jax.nn.logsumexp(z, axis=-1)),
+            ("softmax", jl.softmax, jax.nn.softmax),
+            ("log_softmax", jl.log_softmax, jax.nn.log_softmax),
+            ("class_log_odds", jl.class_log_odds, naive_log_odds),
+        )
+    }
+    functions["cross entropy"] = (mine, theirs, ro.integer_cross_entropy)
+    functions["cross entropy'"] = (gradient(mine), gradient(theirs), slope)
+    floors = {"logsumexp": 1.0, "class_log_odds": 0.5}
+    rows = []
+    for name, (ours, peer, oracle) in functions.items():
+        row = [name]
+        for kind in ("gaps", "10 classes", "64 classes"):
+            z = ro.ROWS[kind]
+            labels = np.zeros(len(z), np.int32) if kind == "gaps" else np.argmax(z, axis=-1)
+            want = ro.of_rows(oracle, z, labels.astype(np.int32))
+            for function in (ours, peer):
+                got = np.asarray(jax.jit(function)(z, labels.astype(np.int32)))
+                error = ro.ulps(got, want, floors.get(name, 0.0))
+                row.append(figure(oracles.Worst(error, 0.0)))
+        rows.append(row)
+        print(*row, sep=" | ", flush=True)
+    columns = ["function", "gaps up to 84", "peer", "10 classes", "peer", "64 classes", "peer"]
+    return [
+        "## Rows",
+        "float32 logits whose gaps are exact, against 150 digits: rows of 3 with one or two "
+        "classes ahead by 0 to 84, and normal rows with a deviation of 10. The label of the cross "
+        "entropy is class 0, or the likeliest. Errors are the worst of all results; those of "
+        "logsumexp are in ulp of 1 at least, those of class_log_odds of 0.5. Peers are jax.nn and "
+        "optax, and for class_log_odds the logit of the softmax. A prime is the gradient.",
+        table(columns, rows),
+    ]
+
+
+SECTIONS = [float32_section, sixteen_bits_section, float64_section, rows_section]
 
 
 def main() -> None:
