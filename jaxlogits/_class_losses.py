@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlogits import _checks
 from jaxlogits._focal import focal
-from jaxlogits._nll import label_mask, nll, weighted_nll, weighted_square_logsumexp
+from jaxlogits._nll import nll, one_hot, weighted_nll, weighted_square_logsumexp
 from jaxlogits._rows import Rows, rows_of, softmax_complement_rows
 from jaxlogits._targets import label_rows, target_rows
 from jaxlogits._typing import Array, ArrayLike, Axis
@@ -107,9 +107,7 @@ def softmax_cross_entropy_with_integer_labels(
     indices = label_rows(rows, labels)
     if _checks.is_zero(label_smoothing) and class_weights is None:
         return nll(rows.logits, indices, rows.blank) + _penalty(rows, z_loss)
-    hit = label_mask(rows.z.shape, indices).astype(rows.z.dtype)
-    targets = jnp.where(jnp.any(hit > 0, axis=-1, keepdims=True), hit, jnp.nan)
-    return _cross_entropy(rows, targets, label_smoothing, class_weights, z_loss)
+    return _cross_entropy(rows, one_hot(rows.z, indices), label_smoothing, class_weights, z_loss)
 
 
 def softmax_focal_loss_with_integer_labels(

@@ -102,9 +102,8 @@ def standard_errors(fit: LogisticFit) -> Array:
         >>> print(jl.standard_errors(fit).round(2))
         [1.15]
     """
-    require_fit(fit)
-    size, shape = fit.coefficients.size, fit.coefficients.shape
-    return jnp.sqrt(jnp.diagonal(fit.covariance.reshape(size, size))).reshape(shape)
+    variances = jnp.diagonal(covariance_matrix(fit))
+    return jnp.sqrt(variances).reshape(fit.coefficients.shape)
 
 
 def z_values(fit: LogisticFit) -> Array:
@@ -207,6 +206,13 @@ def odds_ratios(fit: LogisticFit) -> Array:
     """
     require_fit(fit)
     return jnp.exp(fit.coefficients)
+
+
+def covariance_matrix(fit: LogisticFit) -> Array:
+    """The covariance with a single axis for all coefficients, [P J, P J]."""
+    require_fit(fit)
+    size = fit.coefficients.size
+    return fit.covariance.reshape(size, size)
 
 
 def require_fit(fit: LogisticFit) -> None:

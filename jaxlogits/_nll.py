@@ -47,6 +47,12 @@ def label_mask(shape: tuple[int, ...], labels: Array) -> Array:
     return lax.broadcasted_iota(labels.dtype, shape, len(shape) - 1) == labels[..., None]
 
 
+def one_hot(z: Array, labels: Array) -> Array:
+    """The labels as dense targets of rows z; NaN where they are no class index."""
+    hit = label_mask(z.shape, labels)
+    return jnp.where(jnp.any(hit, axis=-1, keepdims=True), hit.astype(z.dtype), jnp.nan)
+
+
 @jax.custom_jvp
 def nll(logits: Array, labels: Array, blank: Array) -> Array:
     """-log p_y of rows in any floating-point dtype."""

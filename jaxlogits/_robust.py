@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxlogits import _checks
 from jaxlogits._design import ONE_FOR_EACH, class_design, yes_no_design
-from jaxlogits._inference import require_fit
+from jaxlogits._inference import covariance_matrix, require_fit
 from jaxlogits._likelihood import class_terms, log_odds_of, product, yes_no_terms
 from jaxlogits._regression import LogisticFit
 from jaxlogits._typing import Array, ArrayLike
@@ -57,7 +57,7 @@ def robust_covariance(
     """
     require_fit(fit)
     scores = _scores(fit, features, labels, weights, offset, trials)
-    influences = product(scores, _matrix(fit))
+    influences = product(scores, covariance_matrix(fit))
     num_rows, size = influences.shape
     factor = jnp.asarray(num_rows / (num_rows - size) if correction else 1.0, influences.dtype)
     if clusters is not None:
@@ -74,11 +74,6 @@ def _sum_clusters(rows: Array, clusters: ArrayLike) -> tuple[Array, Array]:
     names, index = jnp.unique(members, return_inverse=True, size=len(rows))
     count = jnp.max(index, initial=-1) + 1
     return jax.ops.segment_sum(rows, index, len(names)), count.astype(rows.dtype)
-
-
-def _matrix(fit: LogisticFit) -> Array:
-    """The covariance with an axis for all coefficients [P J]."""
-    return fit.covariance.reshape(fit.coefficients.size, fit.coefficients.size)
 
 
 def _scores(

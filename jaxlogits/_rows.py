@@ -77,6 +77,12 @@ def from_rows(rows: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Arr
     return jnp.moveaxis(unflat, range(-len(axes), 0), axes)
 
 
+def divided(z: Array, scale: Array) -> Array:
+    """z / scale, where infinite logits don't depend on the scale."""
+    infinite = jnp.isinf(z)
+    return jnp.where(infinite, z, jnp.where(infinite, 0.0, z) / scale)
+
+
 # The functions of rows, with their derivatives.
 
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxlogits import _checks
 from jaxlogits._nll import nll
-from jaxlogits._rows import Rows, first_max, rows_of, softmax_rows
+from jaxlogits._rows import Rows, divided, first_max, rows_of, softmax_rows
 from jaxlogits._typing import Array, ArrayLike, Axis
 
 
@@ -191,7 +191,7 @@ def gumbel_softmax(
     """
     rows = rows_of(logits, axis, where)
     scale = _checks.as_positive("temperature", temperature, rows.blank.dtype)
-    z = _divided(_perturbed(key, _usable(rows), ()), scale)
+    z = divided(_perturbed(key, _usable(rows), ()), scale)
     soft = softmax_rows(z, rows.blank)
     if hard:
         # A difference that is exactly 0 and has the derivatives of its first term.
@@ -214,13 +214,7 @@ def _cooled(rows: Rows, temperature: ArrayLike) -> Array:
     scale = _checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
     greedy = jnp.where(first_max(z) & (z > -jnp.inf), 0.0, -jnp.inf)
     greedy = jnp.where(jnp.isnan(z), z, greedy)
-    return jnp.where(scale == 0, greedy, _divided(z, jnp.where(scale == 0, 1.0, scale)))
-
-
-def _divided(z: Array, scale: Array) -> Array:
-    """z / scale, where infinite logits don't depend on the scale."""
-    infinite = jnp.isinf(z)
-    return jnp.where(infinite, z, jnp.where(infinite, 0.0, z) / scale)
+    return jnp.where(scale == 0, greedy, divided(z, jnp.where(scale == 0, 1.0, scale)))
 
 
 def _draw(key: ArrayLike, z: Array, shape: tuple[int, ...]) -> Array:

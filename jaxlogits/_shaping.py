@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxlogits import _checks
 from jaxlogits._log_odds import tanh_half
 from jaxlogits._precision import widen
-from jaxlogits._rows import rows_of
+from jaxlogits._rows import divided, rows_of
 from jaxlogits._typing import Array, ArrayLike, Axis
 
 
@@ -92,10 +92,8 @@ def apply_temperature(
     largest = jnp.max(z, axis=-1, keepdims=True)  # NaN if one is
     below = jnp.where(jnp.isnan(largest), jnp.nan, -jnp.inf)
     coldest = jnp.where((z == largest) & (z > -jnp.inf), 0.0, below)
-    untouched = greedy | jnp.isinf(z)
-    divided = jnp.where(untouched, 0.0, z) / jnp.where(greedy, 1.0, cold)
-    result = jnp.where(greedy, coldest, jnp.where(untouched, z, divided))
-    return rows.restore(result, -jnp.inf)
+    warm = divided(z, jnp.where(greedy, 1.0, cold))
+    return rows.restore(jnp.where(greedy, coldest, warm), -jnp.inf)
 
 
 def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlogits import _checks
 from jaxlogits._entmax import entmax_loss_rows, entmax_rows
-from jaxlogits._nll import label_mask
+from jaxlogits._nll import one_hot
 from jaxlogits._rows import Rows, rows_of, softmax_rows
 from jaxlogits._targets import label_rows, target_rows
 from jaxlogits._typing import Array, ArrayLike, Axis
@@ -202,7 +202,7 @@ def sparsemax_loss_with_integer_labels(
         Array(0.0625, dtype=float32)
     """
     rows = rows_of(logits, axis, where)
-    return _loss(rows, _one_hot(rows, labels), 2.0)
+    return _loss(rows, one_hot(rows.z, label_rows(rows, labels)), 2.0)
 
 
 def entmax_loss(
@@ -288,7 +288,7 @@ def entmax_loss_with_integer_labels(
         Array(0.0617, dtype=float32)
     """
     rows = rows_of(logits, axis, where)
-    return _loss(rows, _one_hot(rows, labels), alpha)
+    return _loss(rows, one_hot(rows.z, label_rows(rows, labels)), alpha)
 
 
 def _order(rows: Rows, alpha: ArrayLike) -> tuple[Array, int | None]:
@@ -297,14 +297,6 @@ def _order(rows: Rows, alpha: ArrayLike) -> tuple[Array, int | None]:
     known = {1: None, 1.5: 2, 2: 1}
     option = _checks.as_row_option("alpha", alpha, dtype, rows.z.shape[:-1], low=1.0)
     return option - 1.0, known.get(alpha, 0) if isinstance(alpha, int | float) else 0
-
-
-def _one_hot(rows: Rows, labels: ArrayLike) -> Array:
-    """Integer labels as dense targets; NaN where they are no class index."""
-    indices = label_rows(rows, labels)
-    hit = label_mask(rows.z.shape, indices).astype(rows.z.dtype)
-    valid = (indices >= 0) & (indices <= rows.z.shape[-1] - 1)
-    return jnp.where(valid[..., None], hit, jnp.nan)
 
 
 def _loss(rows: Rows, targets: Array, alpha: ArrayLike) -> Array:
