@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxlogits._blocks import Block, Leaves, Operands, Plan, scan_blocks, varying_axes, zeros
+from jaxlogits._blocks import Block, Leaves, Operands, Plan, scan_blocks
+from jaxlogits._mesh import varying_axes, zeros
 from jaxlogits._precision import wide_dtype
 from jaxlogits._typing import Array
 

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import jaxpr_as_fun
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxlogits._mesh import vary, varying_axes
 from jaxlogits._typing import Array
 
 Leaves = list[Array]
@@ -55,17 +57,21 @@ class Plan(NamedTuple):
 
 def flatten_rows(rows: Any, row_ndim: int) -> tuple[Any, tuple[int, ...]]:
     """The rows with one leading dimension, and the dimensions that it stands for."""
-    rows = jax.tree.map(jnp.asarray, rows)
-    leaves = jax.tree.leaves(rows)
+    lead = leading_shape(rows, row_ndim)
+    if row_ndim == 1:
+        return jax.tree.map(jnp.asarray, rows), lead
+    num_rows = math.prod(lead)
+    return jax.tree.map(lambda x: jnp.reshape(x, (num_rows, *x.shape[row_ndim:])), rows), lead
+
+
+def leading_shape(rows: Any, row_ndim: int) -> tuple[int, ...]:
+    """The leading dimensions that all rows share."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(rows)]
     leads = {leaf.shape[:row_ndim] for leaf in leaves}
     if len(leads) != 1 or any(leaf.ndim < row_ndim for leaf in leaves):
         got = ", ".join(map(describe, leaves)) or "no array"
         raise ValueError(f"rows must share their first {row_ndim} dimensions, got {got}")
-    (lead,) = leads
-    if row_ndim == 1:
-        return rows, lead
-    num_rows = math.prod(lead)
-    return jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[row_ndim:])), rows), lead
+    return leads.pop()
 
 
 def describe(array: Any) -> str:
@@ -136,9 +142,16 @@ def block_types(rows: Any, block_size: int) -> Any:
 
     def block_of(rows: Array) -> Array:
         block = lax.full_like(rows, 0, shape=(block_size, *rows.shape[1:]))
-        return _vary(block, varying_axes(rows))
+        varied: Array = vary(block, varying_axes(rows))
+        return varied
 
-    return jax.tree.map(lambda x: jax.eval_shape(block_of, x), rows)
+    def type_of(rows: Array) -> Any:
+        block, mesh = jax.eval_shape(block_of, rows), jax.sharding.get_abstract_mesh()
+        if block.sharding is None and mesh.manual_axes:  # left out if other axes are automatic
+            return block.update(sharding=NamedSharding(mesh, PartitionSpec()))
+        return block
+
+    return jax.tree.map(type_of, rows)
 
 
 class Block(NamedTuple):
@@ -249,34 +262,3 @@ def scan_blocks(
 def _flatten(*tree: Any) -> tuple[Leaves, Any]:
     leaves, structure = jax.tree.flatten(tree)
     return leaves, structure
-
-
-# shard_map's types: a carry must vary over the mesh axes that the results vary over.
-
-
-def varying_axes(*arrays: Any) -> frozenset[str]:
-    """The manual mesh axes that any of the arrays, or types, varies over."""
-    axes: set[str] = set()
-    for array in arrays:
-        array_type = jax.typeof(array) if isinstance(array, jax.Array) else array
-        new = getattr(array_type, "mat", None)  # jax >= 0.11
-        axes |= array_type.vma if new is None else new.varying
-    return frozenset(axes)
-
-
-def vary(tree: Any, axes: frozenset[str]) -> Any:
-    """The arrays, varying over ``axes`` as well.
-
-    Gradients of what varies are summed over the mesh once, after the blocks, not in each of them.
-    """
-    return jax.tree.map(lambda x: _vary(jnp.asarray(x), axes), tree) if axes else tree
-
-
-def _vary(array: Array, axes: frozenset[str]) -> Array:
-    missing = tuple(sorted(axes - varying_axes(array)))
-    return lax.pcast(array, missing, to="varying") if missing else array
-
-
-def zeros(shape: tuple[int, ...], dtype: Any, *like: Any) -> Array:
-    """Zeros that vary over the axes that any of ``like`` varies over."""
-    return _vary(jnp.zeros(shape, dtype), varying_axes(*like))

@@ -14,21 +14,25 @@ from jaxlogits._blocks import (
     Operands,
     describe,
     flatten_rows,
+    leading_shape,
     make_plan,
     pad,
     scan_blocks,
     trace_block,
-    vary,
-    varying_axes,
-    zeros,
 )
 from jaxlogits._checks import as_mask, broadcast_to
+from jaxlogits._explicit import on_split_rows
+from jaxlogits._mesh import vary, varying_axes, zeros
 from jaxlogits._precision import widen
-from jaxlogits._typing import Array, ArrayLike
+from jaxlogits._typing import Array, ArrayLike, AxisName
 
 
 def blockwise_map(
-    fn: Callable[..., Any], *, row_ndim: int = 1, block_size: int | None = None
+    fn: Callable[..., Any],
+    *,
+    row_ndim: int = 1,
+    block_size: int | None = None,
+    row_axis_name: AxisName = None,
 ) -> Callable[..., Any]:
     """``fn`` of many rows, computed a block of rows at a time.
 
@@ -42,12 +46,13 @@ def blockwise_map(
             closes over is batched and differentiated too.
         row_ndim: how many leading dimensions of the rows count rows: 1 for [N, ...], 2 for
             [B, S, ...]. The results get them back.
-        block_size: the most rows in a block; None chooses it from the bytes of the params and of
-            the largest array in ``fn``.
+        block_size: the most rows in a block; None chooses it from bytes.
+        row_axis_name: mesh axes over which the rows' first dimension is split, in jit or in
+            shard_map: gradients of params are summed over devices once, not in each block.
 
     Returns:
-        A function ``mapped(params, *rows)``. Rows are pytrees of arrays of any dtype, PRNG keys
-        included, that share their leading dimensions; params are shared by all rows.
+        A function ``mapped(params, *rows)``. Rows are pytrees of arrays of any dtype that share
+        their leading dimensions; params are shared by all rows.
 
     Raises:
         ValueError: rows whose leading dimensions differ, results that are not one per row, or an
@@ -66,7 +71,7 @@ def blockwise_map(
     """
     _require_positive(row_ndim=row_ndim, block_size=block_size)
 
-    def mapped(params: Any, *rows: Any) -> Any:
+    def local(params: Any, rows: Any) -> Any:
         rows, lead = flatten_rows(rows, row_ndim)
         params = vary(params, varying_axes(*jax.tree.leaves(rows)))
         plan = make_plan(fn, params, rows, block_size)
@@ -85,6 +90,9 @@ def blockwise_map(
         results = [x[: plan.num_rows].reshape(lead + x.shape[1:]) for x in results]
         return block.tree.unflatten(results)
 
+    def mapped(params: Any, *rows: Any) -> Any:
+        return on_split_rows(local, row_axis_name, row_ndim, total=False)(params, rows)
+
     return mapped
 
 
@@ -95,26 +103,27 @@ def blockwise_sum(
     block_size: int | None = None,
     has_aux: bool = False,
     accumulate_dtype: Any = None,
+    row_axis_name: AxisName = None,
 ) -> Callable[..., Any]:
     """The sum of a per-row loss, computed a block of rows at a time.
 
-    ``blockwise_sum(fn)(params, *rows)`` is ``fn(params, *rows).sum()``, and with weights
     ``(weights * fn(params, *rows)).sum()``, but what ``fn`` computes on the way, such as logits,
-    exists for one block only. The gradients are computed beside the losses, in the forward pass:
-    3 matrix products, as without blocks, where recomputing the blocks would take 4.
+    exists for one block only. The gradients are computed in the forward pass: 3 matrix products,
+    as without blocks, where recomputing the blocks would take 4.
 
     Args:
         fn: ``fn(params, *rows) -> losses [C]``, as for ``blockwise_map``.
         row_ndim: as for ``blockwise_map``.
         block_size: as for ``blockwise_map``.
-        has_aux: whether ``fn`` returns ``(losses, aux)``, aux a pytree of arrays [C, ...]. They are
-            summed with the losses, with the same weights, and not differentiated.
+        has_aux: whether ``fn`` returns ``(losses, aux)``, aux a pytree of arrays [C, ...]; summed
+            with the same weights and not differentiated.
         accumulate_dtype: the least dtype that gradients of params are summed in, None for float32.
+        row_axis_name: as for ``blockwise_map``; the sum is that over all devices.
 
     Returns:
-        A function ``total(params, *rows, weights=None)`` that returns the sum, a scalar of float32
-        or wider, or (sum, sums of aux). A weight of 0 masks its row, which may then hold NaN or a
-        label out of range, unless the weights are differentiated, where it gives the row's loss.
+        A function ``total(params, *rows, weights=None)`` of the sum, in float32 or wider, or (sum,
+        sums of aux). A weight of 0 masks its row, which may hold NaN, unless the weights are
+        differentiated.
 
     Raises:
         ValueError: as for ``blockwise_map``, or losses that are not one per row.
@@ -131,7 +140,7 @@ def blockwise_sum(
         >>> print(f"{total:.4f}", gradient[0])
         13.8629 [-7.5  2.5  2.5  2.5]
     """
-    sums = _weighted_sums(fn, row_ndim, block_size, has_aux, accumulate_dtype)
+    sums = _weighted_sums(fn, row_ndim, block_size, has_aux, accumulate_dtype, row_axis_name)
 
     def total(params: Any, *rows: Any, weights: ArrayLike | None = None) -> Any:
         return sums(params, rows, None, weights)[0]
@@ -146,6 +155,7 @@ def blockwise_mean(
     block_size: int | None = None,
     has_aux: bool = False,
     accumulate_dtype: Any = None,
+    row_axis_name: AxisName = None,
 ) -> Callable[..., Any]:
     """The weighted mean of a per-row loss, computed a block of rows at a time.
 
@@ -158,6 +168,7 @@ def blockwise_mean(
         block_size: as for ``blockwise_map``.
         has_aux: as for ``blockwise_sum``; aux comes back as means.
         accumulate_dtype: as for ``blockwise_sum``.
+        row_axis_name: as for ``blockwise_map``; without it shard_map's mean is a device's own.
 
     Returns:
         A function ``mean(params, *rows, where=None, weights=None)`` that returns the mean, a scalar
@@ -171,8 +182,7 @@ def blockwise_mean(
 
     Accuracy: as for ``blockwise_sum``.
 
-    Transforms: as for ``blockwise_sum``. Inside shard_map it is the mean of the shard's own rows;
-    for the mean of all, sum the sums and the weights over the mesh.
+    Transforms: as for ``blockwise_sum``.
 
     Example:
         >>> def loss(kernel, hidden, labels):
@@ -182,7 +192,7 @@ def blockwise_mean(
         >>> print(f"{mean:.4f}")
         1.0986
     """
-    sums = _weighted_sums(fn, row_ndim, block_size, has_aux, accumulate_dtype)
+    sums = _weighted_sums(fn, row_ndim, block_size, has_aux, accumulate_dtype, row_axis_name)
 
     def mean(
         params: Any,
@@ -210,17 +220,14 @@ def _weighted_sums(
     block_size: int | None,
     has_aux: bool,
     accumulate_dtype: Any,
+    row_axis_name: AxisName,
 ) -> Callable[..., tuple[Any, Array]]:
     """The sums over the rows that count, of the loss or of (loss, aux), and their weight."""
     _require_positive(row_ndim=row_ndim, block_size=block_size)
 
-    def sums(
-        params: Any, rows: Any, where: ArrayLike | None, weights: ArrayLike | None
-    ) -> tuple[Any, Array]:
-        rows, lead = flatten_rows(rows, row_ndim)
-        flat = jax.tree.leaves(rows)[0].shape[:1]
-        keep = None if where is None else as_mask("where", where, lead).reshape(flat)
-        weigh = None if weights is None else _as_weights(weights, lead).reshape(flat)
+    def local(params: Any, split: Any) -> tuple[Any, Array]:
+        flat, _ = flatten_rows(split, row_ndim)
+        rows, keep, weigh = flat
         plan = make_plan(fn, params, rows, block_size)
         block = trace_block(fn, params, rows, plan)
         _require_losses(block, has_aux)
@@ -232,6 +239,16 @@ def _weighted_sums(
         padded = pad(plan, operands, counting(operands, True))
         results = sum_blocks(block, plan, accumulate_dtype)(*padded)
         return block.tree.unflatten(results), _total_weight(operands)
+
+    def sums(
+        params: Any, rows: Any, where: ArrayLike | None, weights: ArrayLike | None
+    ) -> tuple[Any, Array]:
+        lead = leading_shape(rows, row_ndim)
+        keep = None if where is None else as_mask("where", where, lead)
+        weigh = None if weights is None else _as_weights(weights, lead)
+        run = on_split_rows(local, row_axis_name, row_ndim, total=True)
+        total: tuple[Any, Array] = run(params, (rows, keep, weigh))
+        return total
 
     return sums
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._labelled import labelled_rows
-from jaxlogits._nll import label_mask, nll
-from jaxlogits._rows import first_max, softmax_complement_rows, softmax_rows
+from jaxlogits._nll import nll
+from jaxlogits._rows import first_max, label_mask, softmax_complement_rows, softmax_rows
 from jaxlogits._typing import Array, ArrayLike, Axis
 
 
@@ -248,8 +248,8 @@ def brier_score(
         0.0284
     """
     z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
-    missed = softmax_complement_rows(z, blank)
-    distance = jnp.where(label_mask(z.shape, indices), missed, softmax_rows(z, blank))
+    missed = softmax_complement_rows(z, blank, None)
+    distance = jnp.where(label_mask(z.shape, indices, None), missed, softmax_rows(z, blank, None))
     return _mean(jnp.sum(jnp.square(distance), axis=-1), weight)
 
 
@@ -286,7 +286,7 @@ def negative_log_likelihood(
         Array(2.0611537e-09, dtype=float32)
     """
     z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
-    return _mean(nll(z, indices, blank), weight)
+    return _mean(nll(z, indices, blank, None), weight)
 
 
 def _mean(values: Array, weights: Array) -> Array:
@@ -314,9 +314,9 @@ def _grade(
     weights: ArrayLike | None,
 ) -> _Graded:
     z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
-    confidence = jnp.max(softmax_rows(z, blank), axis=-1)
-    missed = jnp.min(softmax_complement_rows(z, blank), axis=-1)
-    right = jnp.any(first_max(z) & label_mask(z.shape, indices), axis=-1)
+    confidence = jnp.max(softmax_rows(z, blank, None), axis=-1)
+    missed = jnp.min(softmax_complement_rows(z, blank, None), axis=-1)
+    right = jnp.any(first_max(z, None) & label_mask(z.shape, indices, None), axis=-1)
     gap = jnp.where(right, missed, -confidence)
     # Whatever is wrong with a row is in its weight, and so in every sum.
     weight = jnp.where(jnp.isnan(confidence), jnp.nan, weight)

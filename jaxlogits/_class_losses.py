@@ -7,19 +7,23 @@ are two functions.
 import jax.numpy as jnp
 
 from jaxlogits import _checks
+from jaxlogits._explicit import on_explicit_mesh, split_logits
 from jaxlogits._focal import focal
-from jaxlogits._nll import nll, one_hot, weighted_nll, weighted_square_logsumexp
+from jaxlogits._mesh import row_sum
+from jaxlogits._nll import nll, weighted_nll, weighted_square_logsumexp
 from jaxlogits._rows import Rows, rows_of, softmax_complement_rows
-from jaxlogits._targets import label_rows, target_rows
-from jaxlogits._typing import Array, ArrayLike, Axis
+from jaxlogits._targets import label_rows, one_hot_rows, target_rows
+from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
+@on_explicit_mesh(split_logits)
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
@@ -35,6 +39,7 @@ def softmax_cross_entropy(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count. A target
             above 0 on a masked class costs +inf; a row that is masked as a whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         label_smoothing: eps in [0, 1), spread over the classes that count.
         class_weights: w, ``[K]``.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
@@ -54,17 +59,19 @@ def softmax_cross_entropy(
         >>> jl.softmax_cross_entropy(jnp.array([20.0, 0.0]), jnp.array([1.0, 0.0]))
         Array(2.0611537e-09, dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     targets = target_rows(rows, labels)
     return _cross_entropy(rows, targets, label_smoothing, class_weights, z_loss)
 
 
+@on_explicit_mesh(split_logits)
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
@@ -83,6 +90,7 @@ def softmax_cross_entropy_with_integer_labels(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count. A masked
             label costs +inf; a row that is masked as a whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         label_smoothing: eps in [0, 1), spread over the classes that count.
         class_weights: w, ``[K]``.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
@@ -103,19 +111,21 @@ def softmax_cross_entropy_with_integer_labels(
         >>> jl.softmax_cross_entropy_with_integer_labels(jnp.array([20.0, 0.0]), jnp.array(0))
         Array(2.0611537e-09, dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
-    indices = label_rows(rows, labels)
+    rows = rows_of(logits, axis, where, axis_name)
     if _checks.is_zero(label_smoothing) and class_weights is None:
-        return nll(rows.logits, indices, rows.blank) + _penalty(rows, z_loss)
-    return _cross_entropy(rows, one_hot(rows.z, indices), label_smoothing, class_weights, z_loss)
+        loss = nll(rows.logits, label_rows(rows, labels), rows.blank, axis_name)
+        return loss + _penalty(rows, z_loss)
+    return _cross_entropy(rows, one_hot_rows(rows, labels), label_smoothing, class_weights, z_loss)
 
 
+@on_explicit_mesh(split_logits)
 def softmax_focal_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     gamma: ArrayLike = 2.0,
 ) -> Array:
     """Focal loss, -(1 - p_y)**gamma log p_y: cross entropy that counts easy examples less.
@@ -128,6 +138,7 @@ def softmax_focal_loss_with_integer_labels(
             the loss and the gradient of its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         gamma: focusing parameter, at least 0; 0 is the cross entropy.
 
     Returns:
@@ -145,17 +156,19 @@ def softmax_focal_loss_with_integer_labels(
         >>> jl.softmax_focal_loss_with_integer_labels(jnp.array([0.0, 0.0]), jnp.array(0)).round(4)
         Array(0.1733, dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     gamma = _checks.as_option("gamma", gamma, rows.z.dtype)
-    return focal(nll(rows.logits, label_rows(rows, labels), rows.blank), gamma)
+    return focal(nll(rows.logits, label_rows(rows, labels), rows.blank, axis_name), gamma)
 
 
+@on_explicit_mesh(split_logits)
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     epsilon: ArrayLike = 2.0,
 ) -> Array:
     """Poly-1 loss, cross entropy + epsilon * sum_k t_k (1 - p_k).
@@ -166,6 +179,7 @@ def poly_loss_cross_entropy(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count. A target
             above 0 on a masked class costs +inf; a row that is masked as a whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         epsilon: weight of the first term of cross entropy's expansion in 1 - p, at least -1.
 
     Returns:
@@ -184,11 +198,12 @@ def poly_loss_cross_entropy(
         >>> jl.poly_loss_cross_entropy(jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])).round(4)
         Array(1.6931, dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     targets = target_rows(rows, labels)
     epsilon = _checks.as_option("epsilon", epsilon, rows.z.dtype, low=-1.0)
-    missed = jnp.sum(targets * softmax_complement_rows(rows.z, rows.blank), axis=-1)
-    return weighted_nll(rows.z, targets, rows.blank) + epsilon * missed
+    missed = targets * softmax_complement_rows(rows.z, rows.blank, axis_name)
+    loss = weighted_nll(rows.z, targets, rows.blank, axis_name)
+    return loss + epsilon * row_sum(missed, axis_name)[..., 0]
 
 
 def _cross_entropy(
@@ -203,16 +218,19 @@ def _cross_entropy(
     if not _checks.is_zero(label_smoothing):
         epsilon = _checks.as_option("label_smoothing", label_smoothing, dtype, below=1.0)
         kept = jnp.ones_like(targets) if rows.mask is None else rows.mask.astype(dtype)
-        count = jnp.maximum(jnp.sum(kept, axis=-1, keepdims=True), 1.0)
+        count = jnp.maximum(row_sum(kept, rows.axis_name), 1.0)
         targets = (1.0 - epsilon) * targets + epsilon * kept / count
     if class_weights is not None:
         weights = _checks.as_floating("class_weights", class_weights).astype(dtype)
         _checks.require_shape("class_weights", weights, targets.shape[-1:], "one weight a class,")
         targets = targets * jnp.broadcast_to(weights, targets.shape)
-    return weighted_nll(rows.z, targets, rows.blank) + _penalty(rows, z_loss)
+    loss = weighted_nll(rows.z, targets, rows.blank, rows.axis_name)
+    return loss + _penalty(rows, z_loss)
 
 
 def _penalty(rows: Rows, z_loss: ArrayLike) -> Array:
     """z_loss * logsumexp**2, or 0."""
     weight = _checks.as_option("z_loss", z_loss, rows.z.dtype)
-    return weight if _checks.is_zero(z_loss) else weighted_square_logsumexp(rows.z, weight)
+    if _checks.is_zero(z_loss):
+        return weight
+    return weighted_square_logsumexp(rows.z, weight, rows.axis_name)

@@ -53,8 +53,8 @@ def aps_scores(
         >>> 1 - jnp.exp(-jl.aps_scores(jnp.log(jnp.array([0.2, 0.5, 0.3])))).round(4)
         Array([1. , 0.5, 0.8], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
-    log_probs = log_softmax_rows(rows.z, rows.blank)
+    rows = rows_of(logits, axis, where, None)
+    log_probs = log_softmax_rows(rows.z, rows.blank, None)
     order = jnp.argsort(-log_probs, axis=-1)
     ranked = jnp.take_along_axis(log_probs, order, axis=-1)
     left = lax.cumlogsumexp(ranked, axis=ranked.ndim - 1, reverse=True)

@@ -13,6 +13,8 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits import _checks
+from jaxlogits._explicit import on_explicit_mesh, split_logits
+from jaxlogits._mesh import row_max, row_sum
 from jaxlogits._precision import wide_dtype
 from jaxlogits._row_pairs import (
     Triple,
@@ -34,12 +36,19 @@ from jaxlogits._rows import (
     rows_of,
     softmax_rows,
 )
-from jaxlogits._typing import Array, ArrayLike, Axis
+from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 Quad = tuple[Array, Array, Array, Array]
 
 
-def entropy(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
+@on_explicit_mesh(split_logits)
+def entropy(
+    logits: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
     """Entropy of softmax(logits) in nats, -sum_k p_k log p_k.
 
     Computed as log1p(rest) + sum_k p_k (m - z_k) with the maximum m and the sum of exp(z_k - m)
@@ -50,6 +59,7 @@ def entropy(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = Non
             +inf has entropy 0; two of them, or NaN, make their row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         One entropy per row: the shape of ``logits`` without ``axis``, in float32 or wider; never
@@ -66,16 +76,18 @@ def entropy(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = Non
         >>> jl.entropy(jnp.array([[0.0, 0.0], [50.0, 0.0]]))
         Array([6.931472e-01, 9.836625e-21], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
-    return _entropy_rows(rows.z, rows.blank)
+    rows = rows_of(logits, axis, where, axis_name)
+    return _entropy_rows(rows.z, rows.blank, axis_name)
 
 
+@on_explicit_mesh(split_logits)
 def softmax_kl_divergence(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Kullback–Leibler divergence of two softmaxes, KL(p || q) = sum_k p_k log(p_k / q_k).
 
@@ -88,6 +100,7 @@ def softmax_kl_divergence(
         logits_q: the same for q, in the shape of ``logits_p``.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to the logits, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         One divergence per row: the shape of the logits without ``axis``, in float32 or wider; never
@@ -107,16 +120,18 @@ def softmax_kl_divergence(
         >>> jl.softmax_kl_divergence(jnp.array([0.0, 1.0]), jnp.array([0.0, 1.00001]))
         Array(9.857301e-12, dtype=float32)
     """
-    p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where)
-    return kl_rows(p.z, q.z, p.blank)
+    p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
+    return kl_rows(p.z, q.z, p.blank, axis_name)
 
 
+@on_explicit_mesh(split_logits)
 def jensen_shannon_divergence(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     weight: ArrayLike = 0.5,
 ) -> Array:
     """Jensen–Shannon divergence, w KL(p || m) + (1 - w) KL(q || m) with m = w p + (1 - w) q.
@@ -130,6 +145,7 @@ def jensen_shannon_divergence(
         logits_q: the same for q, in the shape of ``logits_p``.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to the logits, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         weight: w in [0, 1], the share of p in the mixture; at both ends the divergence is 0.
 
     Returns:
@@ -150,17 +166,19 @@ def jensen_shannon_divergence(
         >>> jl.jensen_shannon_divergence(jnp.array([0.0, 1.0]), jnp.array([0.0, -1.0])).round(4)
         Array(0.1109, dtype=float32)
     """
-    p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where)
+    p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
     w = _checks.as_option("weight", weight, p.z.dtype, high=1.0)
-    return _js_rows(p.z, q.z, w, p.blank)
+    return _js_rows(p.z, q.z, w, p.blank, axis_name)
 
 
+@on_explicit_mesh(split_logits)
 def total_variation(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Total variation distance of two softmaxes, sum_k |p_k - q_k| / 2.
 
@@ -173,6 +191,7 @@ def total_variation(
         logits_q: the same for q, in the shape of ``logits_p``.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to the logits, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         One distance in [0, 1] per row: the shape of the logits without ``axis``, in float32 or
@@ -190,17 +209,20 @@ def total_variation(
         >>> jl.total_variation(jnp.array([0.0, 1.0]), jnp.array([0.0, -1.0])).round(4)
         Array(0.4621, dtype=float32)
     """
-    p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where)
-    distance = 0.5 * jnp.sum(_size(prob_difference_rows(p.z, q.z, p.blank)), axis=-1)
+    p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
+    sizes = _size(prob_difference_rows(p.z, q.z, p.blank, axis_name))
+    distance = 0.5 * row_sum(sizes, axis_name)[..., 0]
     return distance - lax.stop_gradient(jnp.maximum(distance - 1.0, 0.0))  # the sum's rounding
 
 
+@on_explicit_mesh(split_logits)
 def softmax_cross_entropy_with_teacher_logits(
     logits: ArrayLike,
     teacher_logits: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     temperature: ArrayLike = 1.0,
 ) -> Array:
     """Distillation's cross entropy, -T**2 sum_k t_k log p_k with t = softmax(teacher_logits / T).
@@ -214,6 +236,7 @@ def softmax_cross_entropy_with_teacher_logits(
         teacher_logits: the same of the teacher, in the shape of ``logits``.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to the logits, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         temperature: T, above 0; one that is traced and isn't gives NaN.
 
     Returns:
@@ -234,10 +257,12 @@ def softmax_cross_entropy_with_teacher_logits(
         >>> jl.softmax_cross_entropy_with_teacher_logits(student, teacher, temperature=2.0).round(4)
         Array(2.2612, dtype=float32)
     """
-    student, teacher = _two_rows("logits", logits, "teacher_logits", teacher_logits, axis, where)
+    student, teacher = _two_rows(
+        "logits", logits, "teacher_logits", teacher_logits, axis, where, axis_name
+    )
     scale = _checks.as_positive("temperature", temperature, student.z.dtype)
     t, s = _cooled(teacher.z, scale), _cooled(student.z, scale)
-    return scale * scale * _cross_entropy_rows(t, s, student.blank)
+    return scale * scale * _cross_entropy_rows(t, s, student.blank, axis_name)
 
 
 def _two_rows(
@@ -247,13 +272,15 @@ def _two_rows(
     b: ArrayLike,
     axis: Axis,
     where: ArrayLike | None,
+    axis_name: AxisName,
 ) -> tuple[Rows, Rows]:
     """Both logits as rows of one dtype."""
     first, second = _checks.as_floating(name_a, a), _checks.as_floating(name_b, b)
     _checks.require_shape(name_b, second, first.shape, f"the shape of {name_a},")
     _checks.require_classes(name_a, first, _checks.normalize_axes(first, axis, name_a))
     dtype = wide_dtype(first, second)
-    return rows_of(first.astype(dtype), axis, where), rows_of(second.astype(dtype), axis, where)
+    first, second = first.astype(dtype), second.astype(dtype)
+    return rows_of(first, axis, where, axis_name), rows_of(second, axis, where, axis_name)
 
 
 @jax.custom_jvp
@@ -271,27 +298,28 @@ def _size_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Pair:
 # Entropy and cross entropy.
 
 
-@jax.custom_jvp
-def _entropy_rows(z: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _entropy_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
     """-sum_k p_k log p_k of each row."""
-    stats = row_stats(z)
+    stats = row_stats(z, axis_name)
     p = stats.exps / (1.0 + stats.rest)
     gaps = jnp.where(p == 0, 0.0, p * stats.gaps)
-    total = jnp.sum(gaps, axis=-1, keepdims=True) + jnp.log1p(stats.rest)
+    total = row_sum(gaps, axis_name) + jnp.log1p(stats.rest)
     return jnp.where(stats.largest == -jnp.inf, blank, total)[..., 0]
 
 
 @_entropy_rows.defjvp
-def _entropy_jvp(primals: Pair, tangents: Pair) -> Pair:
+def _entropy_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
     z, blank = primals
-    p = softmax_rows(z, blank)
-    return _entropy_rows(z, blank), -contract(p, centred_rows(z, _below_max(z), blank), tangents[0])
+    p = softmax_rows(z, blank, axis_name)
+    gradient = centred_rows(z, _below_max(z, axis_name), blank, axis_name)
+    return _entropy_rows(z, blank, axis_name), -contract(p, gradient, tangents[0], axis_name)
 
 
-def _below_max(z: Array) -> Array:
+def _below_max(z: Array, axis_name: AxisName) -> Array:
     """Log probabilities up to a constant for each row, exact where the logits are nearly equal."""
-    z = without_inf(z)
-    return z - lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
+    z = without_inf(z, axis_name)
+    return z - lax.stop_gradient(row_max(z, axis_name))
 
 
 def _cooled(z: Array, temperature: Array) -> Array:
@@ -301,98 +329,106 @@ def _cooled(z: Array, temperature: Array) -> Array:
     return jnp.where(infinite, z / lax.stop_gradient(temperature), finite)
 
 
-@jax.custom_jvp
-def _cross_entropy_rows(a: Array, b: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _cross_entropy_rows(a: Array, b: Array, blank: Array, axis_name: AxisName) -> Array:
     """-sum_k p_k log q_k of each row, with 0 log 0 = 0."""
-    p, log_q = softmax_rows(a, blank), log_softmax_rows(b, blank)
+    p, log_q = softmax_rows(a, blank, axis_name), log_softmax_rows(b, blank, axis_name)
     terms = jnp.where(p == 0, 0.0, -p * log_q)
-    total = jnp.sum(terms, axis=-1, keepdims=True)
-    total = jnp.where(unbounded(a, log_q), jnp.inf, total)
-    return jnp.where(is_empty(a, b), blank, total)[..., 0]
+    total = row_sum(terms, axis_name)
+    total = jnp.where(unbounded(a, log_q, axis_name), jnp.inf, total)
+    return jnp.where(is_empty(a, b, axis_name), blank, total)[..., 0]
 
 
 @functools.partial(_cross_entropy_rows.defjvp, symbolic_zeros=True)
-def _cross_entropy_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
+def _cross_entropy_jvp(
+    axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]
+) -> Pair:
     a, b, blank = primals
     da, db, _ = tangents
-    loss, p = _cross_entropy_rows(a, b, blank), softmax_rows(a, blank)
+    loss, p = _cross_entropy_rows(a, b, blank, axis_name), softmax_rows(a, blank, axis_name)
     tangent = jnp.zeros_like(loss)
     if not isinstance(da, SymbolicZero):
-        tangent -= contract(p, centred_rows(a, _below_max(b), blank), da)
+        of_p = centred_rows(a, _below_max(b, axis_name), blank, axis_name)
+        tangent -= contract(p, of_p, da, axis_name)
     if not isinstance(db, SymbolicZero):
-        tangent += contract(p, prob_difference_rows(a, b, blank), db)
+        tangent += contract(p, prob_difference_rows(a, b, blank, axis_name), db, axis_name)
     return loss, tangent
 
 
 # Jensen and Shannon's: each distribution against the mixture m = w p + (1 - w) q.
 
 
-@jax.custom_jvp
-def _js_rows(a: Array, b: Array, w: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _js_rows(a: Array, b: Array, w: Array, blank: Array, axis_name: AxisName) -> Array:
     """w KL(p || m) + (1 - w) KL(q || m) of each row."""
-    return w * _kl_to_mixture(a, b, w, blank) + (1.0 - w) * _kl_to_mixture(b, a, 1.0 - w, blank)
+    of_p = _kl_to_mixture(a, b, w, blank, axis_name)
+    of_q = _kl_to_mixture(b, a, 1.0 - w, blank, axis_name)
+    return w * of_p + (1.0 - w) * of_q
 
 
 @functools.partial(_js_rows.defjvp, symbolic_zeros=True)
-def _js_jvp(primals: Quad, tangents: tuple[Any, Any, Any, Any]) -> Pair:
+def _js_jvp(axis_name: AxisName, primals: Quad, tangents: tuple[Any, Any, Any, Any]) -> Pair:
     # The mixture's own tangent cancels.
     a, b, w, blank = primals
     da, db, dw, _ = tangents
-    divergence = _js_rows(a, b, w, blank)
+    divergence = _js_rows(a, b, w, blank, axis_name)
     tangent = jnp.zeros_like(divergence)
     if not isinstance(da, SymbolicZero):
-        of_p = centred_rows(a, _log_to_mixture(a, b, w), blank)
-        tangent += w * contract(softmax_rows(a, blank), of_p, da)
+        of_p = centred_rows(a, _log_to_mixture(a, b, w, axis_name), blank, axis_name)
+        tangent += w * contract(softmax_rows(a, blank, axis_name), of_p, da, axis_name)
     if not isinstance(db, SymbolicZero):
-        of_q = centred_rows(b, _log_to_mixture(b, a, 1.0 - w), blank)
-        tangent += (1.0 - w) * contract(softmax_rows(b, blank), of_q, db)
+        of_q = centred_rows(b, _log_to_mixture(b, a, 1.0 - w, axis_name), blank, axis_name)
+        tangent += (1.0 - w) * contract(softmax_rows(b, blank, axis_name), of_q, db, axis_name)
     if not isinstance(dw, SymbolicZero):
-        of_p, of_q = _kl_to_mixture(a, b, w, blank), _kl_to_mixture(b, a, 1.0 - w, blank)
+        of_p = _kl_to_mixture(a, b, w, blank, axis_name)
+        of_q = _kl_to_mixture(b, a, 1.0 - w, blank, axis_name)
         tangent += (of_p - of_q) * dw
     return divergence, tangent
 
 
-@jax.custom_jvp
-def _kl_to_mixture(a: Array, b: Array, w: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _kl_to_mixture(a: Array, b: Array, w: Array, blank: Array, axis_name: AxisName) -> Array:
     """KL(p || m) of each row, as sum_k m_k psi(x_k) with x = p / m - 1 = (1 - w) (p - q) / m."""
-    difference = prob_difference_rows(a, b, blank)
-    m = w * softmax_rows(a, blank) + (1.0 - w) * softmax_rows(b, blank)
+    difference = prob_difference_rows(a, b, blank, axis_name)
+    m = w * softmax_rows(a, blank, axis_name) + (1.0 - w) * softmax_rows(b, blank, axis_name)
     x = jnp.where(m == 0, 0.0, (w - 1.0) * difference / jnp.where(m == 0, 1.0, m))
-    divergence = jnp.sum(m * _log_minus_line(x), axis=-1, keepdims=True)
-    return jnp.where(is_empty(a, b), blank, divergence)[..., 0]
+    divergence = row_sum(m * _log_minus_line(x), axis_name)
+    return jnp.where(is_empty(a, b, axis_name), blank, divergence)[..., 0]
 
 
 @_kl_to_mixture.defjvp
-def _kl_to_mixture_jvp(primals: Quad, tangents: Quad) -> Pair:
+def _kl_to_mixture_jvp(axis_name: AxisName, primals: Quad, tangents: Quad) -> Pair:
     a, b, w, blank = primals
     da, _, _, _ = tangents
-    p = softmax_rows(a, blank)
-    log_ratio, dlog_ratio = jax.jvp(_log_to_mixture, primals[:3], tangents[:3])
-    tangent = contract(p, centred_rows(a, log_ratio, blank), da) + jnp.sum(p * dlog_ratio, axis=-1)
-    return _kl_to_mixture(a, b, w, blank), tangent
+    p = softmax_rows(a, blank, axis_name)
+    log_to_mixture = functools.partial(_log_to_mixture, axis_name=axis_name)
+    log_ratio, dlog_ratio = jax.jvp(log_to_mixture, primals[:3], tangents[:3])
+    tangent = contract(p, centred_rows(a, log_ratio, blank, axis_name), da, axis_name)
+    tangent += row_sum(p * dlog_ratio, axis_name)[..., 0]
+    return _kl_to_mixture(a, b, w, blank, axis_name), tangent
 
 
-@jax.custom_jvp
-def _log_to_mixture(a: Array, b: Array, w: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _log_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     """log(p / m), from r = log(q / p) as -log(w + (1 - w) exp(r))."""
-    rows = compare(a, b)
+    rows = compare(a, b, axis_name)
     r = rows.log_ratio
     near = -jnp.log1p((1.0 - w) * jnp.expm1(jnp.minimum(r, 1.0)))
     tiny = float(jnp.finfo(r.dtype).tiny)
     far = -r - jnp.log(jnp.maximum((1.0 - w) + w * jnp.exp(-jnp.maximum(r, 0.0)), tiny))
     alone = jnp.where(rows.p > 0, -jnp.log(w), jnp.where(rows.q > 0, -jnp.inf, 0.0))
     log_ratio = jnp.where(rows.shared, jnp.where(r <= 1.0, near, far), alone)
-    return jnp.where(is_empty(a, b), jnp.nan, log_ratio)
+    return jnp.where(is_empty(a, b, axis_name), jnp.nan, log_ratio)
 
 
 @_log_to_mixture.defjvp
-def _log_to_mixture_jvp(primals: Triple, tangents: Triple) -> Pair:
+def _log_to_mixture_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
     a, b, w = primals
     da, db, dw = tangents
     none = jnp.zeros_like(w)
-    of_p, of_q = _log_to_mixture(a, b, w), _log_to_mixture(b, a, 1.0 - w)
-    dlog_p = log_softmax_tangent(a, softmax_rows(a, none), da)
-    dlog_q = log_softmax_tangent(b, softmax_rows(b, none), db)
+    of_p, of_q = _log_to_mixture(a, b, w, axis_name), _log_to_mixture(b, a, 1.0 - w, axis_name)
+    dlog_p = log_softmax_tangent(a, softmax_rows(a, none, axis_name), da, axis_name)
+    dlog_q = log_softmax_tangent(b, softmax_rows(b, none, axis_name), db, axis_name)
     share_q = (1.0 - w) * jnp.exp(of_q)
     return of_p, share_q * (dlog_p - dlog_q) + (jnp.exp(of_q) - jnp.exp(of_p)) * dw
 

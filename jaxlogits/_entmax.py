@@ -17,35 +17,38 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxlogits._mesh import num_classes, row_max, row_sum
 from jaxlogits._rows import Pair, log_softmax_tangent
-from jaxlogits._typing import Array
+from jaxlogits._typing import Array, AxisName
 
 Triple = tuple[Array, Array, Array]
 Quad = tuple[Array, Array, Array, Array]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def entmax_rows(z: Array, a: Array, blank: Array, power: int) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def entmax_rows(z: Array, a: Array, blank: Array, power: int, axis_name: AxisName) -> Array:
     """Entmax over the last axis, with a as ``[..., 1]`` or a scalar; ``blank`` for rows of -inf."""
-    x, empty = _above_threshold(z, a, power)
+    x, empty = _above_threshold(z, a, power, axis_name)
     p = _exp_a(x, a, power)
-    return jnp.where(empty, blank, p / jnp.sum(p, axis=-1, keepdims=True))
+    return jnp.where(empty, blank, p / row_sum(p, axis_name))
 
 
 @functools.partial(entmax_rows.defjvp, symbolic_zeros=True)
-def _entmax_jvp(power: int, primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
+def _entmax_jvp(
+    power: int, axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]
+) -> Pair:
     z, a, blank = primals
     dz, da, _ = tangents
-    p = entmax_rows(z, a, blank, power)
+    p = entmax_rows(z, a, blank, power, axis_name)
     slope = _slope(p, a, power)
-    total = jnp.sum(slope, axis=-1, keepdims=True)
+    total = row_sum(slope, axis_name)
     share = slope / jnp.where(total == 0, 1.0, total)
     tangent = jnp.zeros_like(p)
     if not isinstance(dz, SymbolicZero):
-        tangent += slope * log_softmax_tangent(z, share, dz)
+        tangent += slope * log_softmax_tangent(z, share, dz, axis_name)
     if not isinstance(da, SymbolicZero):
         bend = _exp_a_bend(p, a)
-        tangent += (bend - share * jnp.sum(bend, axis=-1, keepdims=True)) * da
+        tangent += (bend - share * row_sum(bend, axis_name)) * da
     return p, tangent
 
 
@@ -80,15 +83,17 @@ def _exp_a_bend(p: Array, a: Array) -> Array:
 # The Fenchel–Young loss: what it costs that entmax is p where the targets are y.
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def entmax_loss_rows(z: Array, y: Array, a: Array, blank: Array, power: int) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def entmax_loss_rows(
+    z: Array, y: Array, a: Array, blank: Array, power: int, axis_name: AxisName
+) -> Array:
     """omega(y) - omega(p) - (y - p) (z - t) of each row, omega(p) = (p**(1 + a) - p) / (a (1 + a)).
 
     Up to a constant z - t is at most omega's slope at p, so that no class adds less than 0.
     """
-    x, empty = _above_threshold(z, a, power)
-    p = entmax_rows(z, a, blank, power)
-    missed = -_residual(p, y)
+    x, empty = _above_threshold(z, a, power, axis_name)
+    p = entmax_rows(z, a, blank, power, axis_name)
+    missed = -_residual(p, y, axis_name)
     height = jnp.maximum(x, _lowest(x))
     plain = y * (_log_a(y, a) - height) - (1.0 + a * height) * missed
     plain = jnp.where(y == 0, p * _power(p, a), jnp.where(x == -jnp.inf, jnp.inf, plain))
@@ -97,69 +102,73 @@ def entmax_loss_rows(z: Array, y: Array, a: Array, blank: Array, power: int) -> 
     curved = (1.0 + a) * p * _power(p, a) * _power_minus_line(relative, a)
     terms = jnp.where(near, curved, plain)
     terms = jnp.where(jnp.isnan(terms), terms, jnp.maximum(terms, 0.0))
-    loss = jnp.sum(terms, axis=-1, keepdims=True) / (1.0 + a)
+    loss = row_sum(terms, axis_name) / (1.0 + a)
     return jnp.where(empty, blank, loss)[..., 0]
 
 
 @functools.partial(entmax_loss_rows.defjvp, symbolic_zeros=True)
-def _entmax_loss_jvp(power: int, primals: Quad, tangents: tuple[Any, Any, Any, Any]) -> Pair:
+def _entmax_loss_jvp(
+    power: int, axis_name: AxisName, primals: Quad, tangents: tuple[Any, Any, Any, Any]
+) -> Pair:
     z, y, a, blank = primals
     dz, dy, da, _ = tangents
-    loss = entmax_loss_rows(z, y, a, blank, power)
+    loss = entmax_loss_rows(z, y, a, blank, power, axis_name)
     tangent = jnp.zeros_like(loss)
     if not isinstance(dz, SymbolicZero):
-        tangent += jnp.sum(_residual_rows(z, y, a, blank, power) * dz, axis=-1)
+        tangent += row_sum(_residual_rows(z, y, a, blank, power, axis_name) * dz, axis_name)[..., 0]
     if not isinstance(dy, SymbolicZero):
-        tangent += jnp.sum(_surprise_rows(z, y, a, power) * dy, axis=-1)
+        tangent += row_sum(_surprise_rows(z, y, a, power, axis_name) * dy, axis_name)[..., 0]
     if not isinstance(da, SymbolicZero):
-        p = entmax_rows(z, a, blank, power)
-        tangent += jnp.sum((_omega_bend(y, a) - _omega_bend(p, a)) * da, axis=-1)
+        p = entmax_rows(z, a, blank, power, axis_name)
+        tangent += row_sum((_omega_bend(y, a) - _omega_bend(p, a)) * da, axis_name)[..., 0]
     return loss, tangent
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _residual_rows(z: Array, y: Array, a: Array, blank: Array, power: int) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _residual_rows(
+    z: Array, y: Array, a: Array, blank: Array, power: int, axis_name: AxisName
+) -> Array:
     """p - y."""
-    p = entmax_rows(z, a, blank, power)
-    return jnp.where(jnp.max(z, axis=-1, keepdims=True) == -jnp.inf, blank, _residual(p, y))
+    p = entmax_rows(z, a, blank, power, axis_name)
+    return jnp.where(row_max(z, axis_name) == -jnp.inf, blank, _residual(p, y, axis_name))
 
 
 @_residual_rows.defjvp
-def _residual_jvp(power: int, primals: Quad, tangents: Quad) -> Pair:
+def _residual_jvp(power: int, axis_name: AxisName, primals: Quad, tangents: Quad) -> Pair:
     z, y, a, blank = primals
     dz, dy, da, _ = tangents
-    entmax = functools.partial(entmax_rows, blank=blank, power=power)
+    entmax = functools.partial(entmax_rows, blank=blank, power=power, axis_name=axis_name)
     _, dp = jax.jvp(entmax, (z, a), (dz, da))
-    return _residual_rows(z, y, a, blank, power), dp - dy
+    return _residual_rows(z, y, a, blank, power, axis_name), dp - dy
 
 
-def _residual(p: Array, y: Array) -> Array:
+def _residual(p: Array, y: Array, axis_name: AxisName) -> Array:
     """p - y, where a p close to 1 is 1 less the others' sum."""
     likely = p > 0.5
-    others = jnp.sum(jnp.where(likely, 0.0, p), axis=-1, keepdims=True)
+    others = row_sum(jnp.where(likely, 0.0, p), axis_name)
     return jnp.where(likely, (1.0 - y) - others, p - y)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _surprise_rows(z: Array, y: Array, a: Array, power: int) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _surprise_rows(z: Array, y: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     """The loss's derivative in y, log_a(y) - (z - t); 0 where y is 0 and z is -inf."""
-    x, _ = _above_threshold(z, a, power)
+    x, _ = _above_threshold(z, a, power, axis_name)
     return jnp.where((y == 0) & (x == -jnp.inf), 0.0, _log_a(y, a) - x)
 
 
 @_surprise_rows.defjvp
-def _surprise_jvp(power: int, primals: Triple, tangents: Triple) -> Pair:
+def _surprise_jvp(power: int, axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
     z, y, a = primals
     dz, dy, da = tangents
-    p = entmax_rows(z, a, jnp.zeros_like(a), power)
+    p = entmax_rows(z, a, jnp.zeros_like(a), power, axis_name)
     slope = _slope(p, a, power)
-    total = jnp.sum(slope, axis=-1, keepdims=True)
+    total = row_sum(slope, axis_name)
     total = jnp.where(total == 0, 1.0, total)
-    dt = jnp.sum(_exp_a_bend(p, a), axis=-1, keepdims=True) / total * da
-    above = log_softmax_tangent(z, slope / total, dz) - dt
+    dt = row_sum(_exp_a_bend(p, a), axis_name) / total * da
+    above = log_softmax_tangent(z, slope / total, dz, axis_name) - dt
     density = _power(y, a) / jnp.where(y > 0, y, 1.0)  # log_a's slope
     grown = density * (dy - _exp_a_bend(y, a) * da)
-    return _surprise_rows(z, y, a, power), grown - above
+    return _surprise_rows(z, y, a, power, axis_name), grown - above
 
 
 def _omega_bend(p: Array, a: Array) -> Array:
@@ -195,19 +204,19 @@ def _power_minus_line(t: Array, a: Array) -> Array:
 # The threshold.
 
 
-def _above_threshold(z: Array, a: Array, power: int) -> tuple[Array, Array]:
+def _above_threshold(z: Array, a: Array, power: int, axis_name: AxisName) -> tuple[Array, Array]:
     """z - t with exp_a(z - t) summing to 1, and which rows are -inf alone."""
     is_inf = z == jnp.inf
-    count = jnp.sum(is_inf.astype(z.dtype), axis=-1, keepdims=True)
+    count = row_sum(is_inf.astype(z.dtype), axis_name)
     sole = jnp.where(is_inf, 0.0, jnp.where(jnp.isnan(z), jnp.nan, -jnp.inf))
     z = jnp.where(count == 0, z, jnp.where(count == 1, sole, jnp.nan))
-    largest = jnp.max(z, axis=-1, keepdims=True)
+    largest = row_max(z, axis_name)
     empty = largest == -jnp.inf
     below = jnp.where(empty, 0.0, z - largest)
-    return below - _threshold(below, a, power), empty
+    return below - _threshold(below, a, power, axis_name), empty
 
 
-def _threshold(z: Array, a: Array, power: int) -> Array:
+def _threshold(z: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     """t for rows whose maximum is 0, by Newton's method on (S**a - 1) / a, S = sum exp_a(z - t).
 
     For a <= 1, S**a is a norm of a positive part that is linear in t: it is convex, so that Newton
@@ -215,9 +224,11 @@ def _threshold(z: Array, a: Array, power: int) -> Array:
     a > 1 steps that leave the bracket, and every other one, are bisections.
     """
     eps = 2.0 * float(jnp.finfo(z.dtype).eps)
-    a = jnp.broadcast_to(a, (*z.shape[:-1], 1))
-    low = jnp.zeros_like(z[..., :1])
-    high = math.log(z.shape[-1]) * _relative_expm1(-a * math.log(z.shape[-1]))
+    total = row_sum(z, axis_name)
+    low = jnp.zeros_like(total)
+    a = a + low  # one for each row, on the same devices
+    log_count = math.log(num_classes(z.shape, axis_name))
+    high = log_count * _relative_expm1(-a * log_count)
 
     def unsettled(state: tuple[Array, Quad]) -> Array:
         step, (_, _, _, moving) = state
@@ -225,7 +236,7 @@ def _threshold(z: Array, a: Array, power: int) -> Array:
 
     def improve(state: tuple[Array, Quad]) -> tuple[Array, Quad]:
         step, (t, low, high, moving) = state
-        total, slope = _mass(z, t, a, power)
+        total, slope = _mass(z, t, a, power, axis_name)
         low, high = jnp.where(total >= 1.0, t, low), jnp.where(total < 1.0, t, high)
         log_total = jnp.log(total)
         new = t + total * log_total * _relative_expm1(-a * log_total) / slope
@@ -236,13 +247,13 @@ def _threshold(z: Array, a: Array, power: int) -> Array:
         arrived = (error <= eps * (1.0 + t)) | (total == 1.0)
         return step + 1, (jnp.where(moving, new, t), low, high, moving & ~arrived)
 
-    valid = ~jnp.isnan(z[..., :1] + a) & (a >= 0.0) & ~jnp.isnan(jnp.sum(z, -1, keepdims=True))
+    valid = (a >= 0.0) & ~jnp.isnan(total)
     start = (jnp.int32(0), (low, low, high, valid))
     _, (t, _, _, _) = lax.while_loop(unsettled, improve, start)
     return jnp.where(valid, t, jnp.nan)
 
 
-def _mass(z: Array, t: Array, a: Array, power: int) -> tuple[Array, Array]:
+def _mass(z: Array, t: Array, a: Array, power: int, axis_name: AxisName) -> tuple[Array, Array]:
     """The sums of exp_a(z - t) and of its derivative."""
     x = z - t
     p = _exp_a(x, a, power)
@@ -253,7 +264,7 @@ def _mass(z: Array, t: Array, a: Array, power: int) -> tuple[Array, Array]:
     else:
         base = jnp.maximum(1.0 + a * jnp.maximum(x, _lowest(x)), 0.0)
         slope = jnp.where(p > 0, p / jnp.where(p > 0, base, 1.0), 0.0)
-    return jnp.sum(p, axis=-1, keepdims=True), jnp.sum(slope, axis=-1, keepdims=True)
+    return row_sum(p, axis_name), row_sum(slope, axis_name)
 
 
 def _exp_a(x: Array, a: Array, power: int) -> Array:

@@ -32,7 +32,7 @@ def labelled_rows(
     lead = tuple(n for i, n in enumerate(array.shape) if i not in axes)
     keep = _checks.as_mask("where", True if where is None else where, lead)
     classes = jnp.broadcast_to(jnp.expand_dims(keep, axes), array.shape)
-    rows = rows_of(array, axis, classes)
+    rows = rows_of(array, axis, classes, None)
     indices, last = label_rows(rows, labels), rows.z.shape[-1] - 1
     bad = keep & ((indices < 0) | (indices > last))
     weight = jnp.where(bad, jnp.nan, row_weights(weights, keep, rows.z.dtype))

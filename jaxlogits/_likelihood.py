@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlogits._blocks import zeros
 from jaxlogits._design import Design
 from jaxlogits._log_odds import sigmoid
+from jaxlogits._mesh import zeros
 from jaxlogits._rows import log_softmax_rows, softmax_complement_rows, softmax_rows
 from jaxlogits._typing import Array
 
@@ -41,7 +41,11 @@ def class_terms(log_odds: Array, labels: Array) -> Terms:
     nan = jnp.asarray(jnp.nan, z.dtype)
     is_label = labels[:, None] == jnp.arange(z.shape[1], dtype=labels.dtype)[None, :]
     known = jnp.any(is_label, axis=1)
-    log_p, p, rest = log_softmax_rows(z, nan), softmax_rows(z, nan), softmax_complement_rows(z, nan)
+    log_p, p, rest = (
+        log_softmax_rows(z, nan, None),
+        softmax_rows(z, nan, None),
+        softmax_complement_rows(z, nan, None),
+    )
     losses = jnp.where(known, -jnp.sum(jnp.where(is_label, log_p, 0), axis=1), nan)
     residuals = jnp.where(known[:, None], jnp.where(is_label, -rest, p), nan)[:, 1:].T
     p, rest = p[:, 1:].T, rest[:, 1:].T

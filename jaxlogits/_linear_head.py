@@ -18,9 +18,11 @@ from jaxlogits._blocks import describe
 from jaxlogits._blockwise import blockwise_map, blockwise_mean, blockwise_sum
 from jaxlogits._class_losses import softmax_cross_entropy_with_integer_labels
 from jaxlogits._divergences import softmax_kl_divergence
+from jaxlogits._explicit import on_explicit_mesh, split_layer
+from jaxlogits._mesh import num_classes, vary_over
 from jaxlogits._precision import wide_dtype
 from jaxlogits._shaping import capped
-from jaxlogits._typing import Array, ArrayLike
+from jaxlogits._typing import Array, ArrayLike, AxisName
 
 _Pair = tuple[Array, Array]
 
@@ -32,6 +34,15 @@ class _Head(NamedTuple):
     bias: Array | None  # [K]
 
 
+class _Reduction(NamedTuple):
+    """How the losses of rows become a result."""
+
+    name: str
+    block_size: int | None
+    row_axis_name: AxisName
+
+
+@on_explicit_mesh(split_layer)
 def linear_softmax_cross_entropy(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -48,11 +59,10 @@ def linear_softmax_cross_entropy(
     reduction: str = "mean",
     block_size: int | None = None,
     precision: Any = None,
+    axis_name: AxisName = None,
+    row_axis_name: AxisName = None,
 ) -> Array:
     """Cross entropy of integer labels and softmax(hidden @ kernel), without that array in memory.
-
-    A block of rows at a time; "mean" and "sum" compute the gradients in the same pass. The logits
-    are z = c tanh((hidden @ kernel + bias) / c) / temperature with c = soft_cap.
 
     Args:
         hidden: floating-point array ``[..., D]``, one row for each example.
@@ -62,16 +72,18 @@ def linear_softmax_cross_entropy(
         where: boolean mask that broadcasts to ``[...]``, True for the rows that count.
         weights: w, one for each row; broadcasts to ``[...]``.
         label_smoothing: as in ``softmax_cross_entropy_with_integer_labels``.
-        class_weights: the same.
+        class_weights: the same, ``[K]``.
         z_loss: the same.
-        soft_cap: c above 0, or None for logits without a bound; one that is traced and isn't, NaN.
-        temperature: above 0, in the same way.
+        soft_cap: c above 0: logits are c tanh((hidden @ kernel + bias) / c). None for no bound.
+        temperature: above 0, divides them; this or soft_cap gives NaN where it is traced and isn't.
         reduction: "mean", sum(w L) / sum(w), 0 where no row counts; "sum", sum(w L); "none", w L.
         block_size: rows that are computed at once; None chooses it from bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
+        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
+        row_axis_name: those over which hidden's first dimension is split, as in ``blockwise_sum``.
 
     Returns:
-        A scalar or, for "none", ``[...]``; 0 where no row counts. float32 or wider.
+        A scalar or, for "none", ``[...]``, in float32 or wider.
 
     Raises:
         TypeError: for a wrong dtype.
@@ -84,8 +96,8 @@ def linear_softmax_cross_entropy(
         >>> jl.linear_softmax_cross_entropy(jnp.ones([4, 2]), jnp.ones([2, 8]), jnp.arange(4))
         Array(2.0794415, dtype=float32)
     """
-    rows, head = _linear_layer(hidden, kernel, bias)
-    indices = _labels(labels, rows, head)
+    rows, head = _linear_layer(hidden, kernel, bias, axis_name)
+    indices = _labels(labels, rows, head, axis_name)
     logits = _logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
 
     def loss(head: _Head, hidden: Array, labels: Array) -> Array:
@@ -95,11 +107,14 @@ def linear_softmax_cross_entropy(
             label_smoothing=label_smoothing,
             class_weights=class_weights,
             z_loss=z_loss,
+            axis_name=axis_name,
         )
 
-    return _reduce(loss, head, (rows, indices), where, weights, reduction, block_size)
+    how = _Reduction(reduction, block_size, row_axis_name)
+    return _reduce(loss, head, (rows, indices), where, weights, how)
 
 
+@on_explicit_mesh(split_layer)
 def linear_log_probs(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -109,6 +124,8 @@ def linear_log_probs(
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     block_size: int | None = None,
+    axis_name: AxisName = None,
+    row_axis_name: AxisName = None,
 ) -> Array:
     """Log probability of each label under softmax(hidden @ kernel), without that array in memory.
 
@@ -123,6 +140,8 @@ def linear_log_probs(
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
         temperature: above 0, divides the logits.
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
+        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
+        row_axis_name: mesh axes over which the first dimension of hidden is split.
 
     Returns:
         ``[...]``, at most 0, in float32 or wider.
@@ -147,9 +166,12 @@ def linear_log_probs(
         temperature=temperature,
         reduction="none",
         block_size=block_size,
+        axis_name=axis_name,
+        row_axis_name=row_axis_name,
     )
 
 
+@on_explicit_mesh(split_layer)
 def linear_softmax_kl_divergence(
     hidden_p: ArrayLike,
     kernel_p: ArrayLike,
@@ -163,6 +185,8 @@ def linear_softmax_kl_divergence(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
     block_size: int | None = None,
+    axis_name: AxisName = None,
+    row_axis_name: AxisName = None,
 ) -> Array:
     """KL(p || q) of a teacher head p and a student head q, without the logits of either in memory.
 
@@ -181,6 +205,8 @@ def linear_softmax_kl_divergence(
         weights: w, one for each row; broadcasts to ``[...]``.
         reduction: "mean", sum(w KL) / sum(w), 0 where no row counts; "sum"; "none", w KL.
         block_size: rows that are computed at once; None chooses it from bytes.
+        axis_name: mesh axes over which the classes of both heads are split, in ``shard_map``.
+        row_axis_name: mesh axes over which the first dimension of both hidden is split.
 
     Returns:
         A scalar or, for "none", ``[...]``; 0 where no row counts. float32 or wider.
@@ -197,8 +223,8 @@ def linear_softmax_kl_divergence(
         >>> jl.linear_softmax_kl_divergence(hidden, kernel, hidden, 2 * kernel).round(4)
         Array(0.0826, dtype=float32)
     """
-    rows_p, head_p = _linear_layer(hidden_p, kernel_p, bias_p, "_p")
-    rows_q, head_q = _linear_layer(hidden_q, kernel_q, bias_q, "_q")
+    rows_p, head_p = _linear_layer(hidden_p, kernel_p, bias_p, axis_name, "_p")
+    rows_q, head_q = _linear_layer(hidden_q, kernel_q, bias_q, axis_name, "_q")
     lead, num_classes = rows_p.shape[:-1], head_p.kernel.shape[1]
     shape = (*lead, rows_q.shape[-1])
     _checks.require_shape("hidden_q", rows_q, shape, "the leading shape of hidden_p,")
@@ -208,17 +234,22 @@ def linear_softmax_kl_divergence(
     logits = _logits_of(None, temperature, dtype, None)
 
     def loss(heads: tuple[_Head, _Head], hidden_p: Array, hidden_q: Array) -> Array:
-        return softmax_kl_divergence(logits(heads[0], hidden_p), logits(heads[1], hidden_q))
+        z_p, z_q = logits(heads[0], hidden_p), logits(heads[1], hidden_q)
+        return softmax_kl_divergence(z_p, z_q, axis_name=axis_name)
 
-    heads, rows = (head_p, head_q), (rows_p, rows_q)
-    return _reduce(loss, heads, rows, where, weights, reduction, block_size)
+    how = _Reduction(reduction, block_size, row_axis_name)
+    return _reduce(loss, (head_p, head_q), (rows_p, rows_q), where, weights, how)
 
 
 # The layer.
 
 
 def _linear_layer(
-    hidden: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, suffix: str = ""
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    axis_name: AxisName,
+    suffix: str = "",
 ) -> tuple[Array, _Head]:
     """The checked arguments; hidden and kernel in one dtype, which the products are taken in."""
     rows = _checks.as_floating(f"hidden{suffix}", hidden)
@@ -230,6 +261,8 @@ def _linear_layer(
     _checks.require_shape(f"kernel{suffix}", array, shape, rule)
     _checks.require_classes(f"kernel{suffix}", array, (1,))
     dtype = rows.dtype if rows.dtype == array.dtype else wide_dtype(rows, array)
+    # So that its gradient is summed over the devices once, not in every block.
+    rows = vary_over(rows, axis_name)
     if bias is None:
         return rows.astype(dtype), _Head(array.astype(dtype), None)
     offsets = _checks.as_floating(f"bias{suffix}", bias)
@@ -237,12 +270,12 @@ def _linear_layer(
     return rows.astype(dtype), _Head(array.astype(dtype), offsets)
 
 
-def _labels(labels: ArrayLike, rows: Array, head: _Head) -> Array:
+def _labels(labels: ArrayLike, rows: Array, head: _Head, axis_name: AxisName) -> Array:
     """Integer labels, one for each row."""
     indices = _checks.as_integer("labels", labels)
     rule = "the shape of hidden without its features,"
     _checks.require_shape("labels", indices, rows.shape[:-1], rule)
-    _checks.require_index_dtype("labels", indices, head.kernel.shape[1])
+    _checks.require_index_dtype("labels", indices, num_classes(head.kernel.shape, axis_name))
     return indices
 
 
@@ -307,10 +340,10 @@ def _reduce(
     rows: tuple[Array, ...],
     where: ArrayLike | None,
     weights: ArrayLike | None,
-    reduction: str,
-    block_size: int | None,
+    how: _Reduction,
 ) -> Array:
     """The per-row ``loss``, run block by block and reduced over the rows that count."""
+    reduction = how.name
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
     lead = rows[0].shape[:-1]
@@ -320,7 +353,8 @@ def _reduce(
         weights = _checks.broadcast_to("weights", scale, lead)
     if not lead:  # a single example
         rows = tuple(x[None] for x in rows)
-    options: Any = {"row_ndim": max(len(lead), 1), "block_size": block_size}
+    options: Any = {"row_ndim": max(len(lead), 1), "block_size": how.block_size}
+    options |= {"row_axis_name": how.row_axis_name}
     if reduction == "mean":
         mean: Array = blockwise_mean(loss, **options)(params, *rows, where=keep, weights=weights)
         return mean

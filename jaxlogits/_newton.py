@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve
 
-from jaxlogits._blocks import vary, varying_axes
+from jaxlogits._mesh import vary, varying_axes
 from jaxlogits._typing import Array
 
 Evaluate = Callable[[Any, Array], tuple[Array, Array, Array]]

@@ -13,17 +13,19 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxlogits._mesh import first_class, num_classes, row_max, row_sum
 from jaxlogits._precision import wide_dtype, widen
 from jaxlogits._rows import (
     Pair,
     first_max,
+    label_mask,
     log_softmax_rows,
     log_softmax_tangent,
     logsumexp_rows,
     row_stats,
     softmax_rows,
 )
-from jaxlogits._typing import Array
+from jaxlogits._typing import Array, AxisName
 
 Triple = tuple[Array, Array, Array]
 
@@ -41,78 +43,97 @@ class LabelSums(NamedTuple):
     factor: Array  # 1, or what a row without a loss gives instead
 
 
-def label_mask(shape: tuple[int, ...], labels: Array) -> Array:
-    """One-hot mask of the labels."""
-    # Compared in the labels' own dtype: a cast could wrap a large label round to a valid one.
-    return lax.broadcasted_iota(labels.dtype, shape, len(shape) - 1) == labels[..., None]
-
-
-def one_hot(z: Array, labels: Array) -> Array:
-    """The labels as dense targets of rows z; NaN where they are no class index."""
-    hit = label_mask(z.shape, labels)
-    return jnp.where(jnp.any(hit, axis=-1, keepdims=True), hit.astype(z.dtype), jnp.nan)
-
-
-@jax.custom_jvp
-def nll(logits: Array, labels: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def nll(logits: Array, labels: Array, blank: Array, axis_name: AxisName) -> Array:
     """-log p_y of rows in any floating-point dtype."""
-    return _nll_of(logits, _label_sums(logits, labels, blank), labels, blank)
+    return _nll_of(logits, _label_sums(logits, labels, blank, axis_name), labels, blank, axis_name)
 
 
 @nll.defjvp
-def _nll_jvp(primals: Triple, tangents: Triple) -> Pair:
+def _nll_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
     logits, labels, blank = primals
-    sums = _label_sums(lax.stop_gradient(logits), labels, blank)
-    return jax.jvp(lambda logits: _nll_of(logits, sums, labels, blank), (logits,), tangents[:1])
+    sums = _label_sums(lax.stop_gradient(logits), labels, blank, axis_name)
+
+    def of(logits: Array) -> Array:
+        return _nll_of(logits, sums, labels, blank, axis_name)
+
+    return jax.jvp(of, (logits,), tangents[:1])
 
 
-@jax.custom_jvp
-def _nll_of(logits: Array, sums: LabelSums, labels: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _nll_of(
+    logits: Array, sums: LabelSums, labels: Array, blank: Array, axis_name: AxisName
+) -> Array:
     """-log p_y from a row's sums. They count as constants: the derivative is that of the whole."""
-    del logits, labels, blank  # the derivative needs them
+    del logits, labels, blank, axis_name  # the derivative needs them
     return ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0]
 
 
 @_nll_of.defjvp
-def _nll_of_jvp(primals: Any, tangents: Any) -> Pair:
-    gradient = _nll_gradient(*primals)
-    return _nll_of(*primals), jnp.sum(gradient * widen(tangents[0]), axis=-1)
+def _nll_of_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
+    gradient = _nll_gradient(*primals, axis_name)
+    return _nll_of(*primals, axis_name), row_sum(gradient * widen(tangents[0]), axis_name)[..., 0]
 
 
-@jax.custom_jvp
-def _nll_gradient(logits: Array, sums: LabelSums, labels: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _nll_gradient(
+    logits: Array, sums: LabelSums, labels: Array, blank: Array, axis_name: AxisName
+) -> Array:
     """p - one_hot(y), which at the label is minus the sum of the others' p."""
     del blank
     # Behind the barrier the exponentials are computed again: keeping them takes memory and time.
     exps = _exp_below(*lax.optimization_barrier((logits, sums.largest)))
     scale = sums.factor / (1.0 + sums.excess)
-    return jnp.where(label_mask(logits.shape, labels), -sums.others, exps) * scale
+    return jnp.where(label_mask(logits.shape, labels, axis_name), -sums.others, exps) * scale
 
 
 @_nll_gradient.defjvp
-def _nll_gradient_jvp(primals: Any, tangents: Any) -> Pair:
+def _nll_gradient_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
     z, blank = widen(primals[0]), primals[3]
-    p = softmax_rows(z, blank)
-    return _nll_gradient(*primals), p * log_softmax_tangent(z, p, widen(tangents[0]))
+    p = softmax_rows(z, blank, axis_name)
+    dz = widen(tangents[0])
+    return _nll_gradient(*primals, axis_name), p * log_softmax_tangent(z, p, dz, axis_name)
 
 
-def _label_sums(logits: Array, labels: Array, blank: Array) -> LabelSums:
+def _label_sums(logits: Array, labels: Array, blank: Array, axis_name: AxisName) -> LabelSums:
     """Reduce the rows. The sum leaves the label out, so that log1p sees all of a small loss."""
-    label = labels[..., None]
+    label = _own_index(labels[..., None], logits, axis_name)
     # XLA:CPU would fuse what follows into the sum, which then takes several times as long.
     both = _max_and_others(logits, label.astype(_index_dtype(logits)))
     largest, others = lax.optimization_barrier(both)
     label_logit = widen(jnp.take_along_axis(logits, label, axis=-1, mode="clip"))
+    if axis_name is not None:
+        largest, others = _merged(largest, others, axis_name)
+        is_here = (label >= 0) & (label < logits.shape[-1])
+        label_logit = row_sum(jnp.where(is_here, label_logit, 0.0), axis_name)
     level = (label_logit == largest) | (largest == -jnp.inf)  # inf - inf
     gap = jnp.where(level, 0.0, largest - label_logit)
     # The label's own exponential is added as expm1(-gap) + 1, of which the 1 stays out.
     excess = others + jnp.expm1(-gap)
     two_inf = (largest == jnp.inf) & (excess > 0.0)
     # Not >=, as the number of classes itself may not fit the labels' dtype.
-    bad = two_inf | (label < 0) | (label > logits.shape[-1] - 1)
+    last = num_classes(logits.shape, axis_name) - 1
+    bad = two_inf | ((labels < 0) | (labels > last))[..., None]
     factor = jnp.where(bad, jnp.nan, 1.0).astype(largest.dtype)
     factor = jnp.where(largest == -jnp.inf, blank, factor)
     return LabelSums(largest, gap, others, excess, factor)
+
+
+def _own_index(label: Array, logits: Array, axis_name: AxisName) -> Array:
+    """The label's index among the classes that this device has; out of range if it isn't one."""
+    if axis_name is None:
+        return label
+    signed = label.astype(jnp.int64 if label.dtype.itemsize == 8 else jnp.int32)
+    return signed - first_class(logits.shape, signed.dtype, axis_name)
+
+
+def _merged(largest: Array, others: Array, axis_name: AxisName) -> Pair:
+    """A row's maximum and sum of exponentials from those of its parts, ``[..., parts]``.
+
+    The parts are blocks of one device's classes, or the slices that several devices have.
+    """
+    top = row_max(largest, axis_name)
+    return top, row_sum(others * _exp_below(largest, top), axis_name)
 
 
 def _max_and_others(logits: Array, label: Array) -> Pair:
@@ -147,15 +168,14 @@ def _reduce_row(logits: Array, label: Array) -> Pair:
 
 def _reduce_pieces(logits: Array, label: Array, *, pieces: int) -> Pair:
     """Each piece as a row of its own; their sums are brought to the maximum of all and added."""
-    *lead, num_classes = logits.shape
-    width = num_classes // pieces
+    *lead, count = logits.shape
+    width = count // pieces
     rows = (*lead[:-1], lead[-1] * pieces if lead else pieces)
-    starts = jnp.arange(0, num_classes, width, dtype=label.dtype)
+    starts = jnp.arange(0, count, width, dtype=label.dtype)
     labels = jnp.broadcast_to(label, (*lead, pieces)) - jnp.broadcast_to(starts, (*lead, pieces))
     each = _reduce_row(logits.reshape(*rows, width), labels.reshape(*rows, 1))
     largest, others = (array.reshape(*lead, pieces) for array in each)
-    top = jnp.max(largest, axis=-1, keepdims=True)
-    return top, jnp.sum(others * _exp_below(largest, top), axis=-1, keepdims=True)
+    return _merged(largest, others, None)
 
 
 def _exp_below(logits: Array, largest: Array) -> Array:
@@ -178,74 +198,77 @@ def _index_dtype(logits: Array) -> jnp.dtype:
     return dtype if logits.shape[-1] <= 2 ** (jnp.finfo(dtype).nmant + 1) else jnp.dtype(jnp.int32)
 
 
-@jax.custom_jvp
-def weighted_nll(z: Array, weights: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def weighted_nll(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
     """-sum_k c_k log p_k, with 0 log 0 = 0; no term cancels another."""
-    stats = row_stats(z)
-    gaps = jnp.sum(jnp.where(weights == 0, 0.0, weights * stats.gaps), axis=-1, keepdims=True)
-    loss = gaps + jnp.log1p(stats.rest) * jnp.sum(weights, axis=-1, keepdims=True)
+    stats = row_stats(z, axis_name)
+    gaps = row_sum(jnp.where(weights == 0, 0.0, weights * stats.gaps), axis_name)
+    loss = gaps + jnp.log1p(stats.rest) * row_sum(weights, axis_name)
     return jnp.where(stats.largest == -jnp.inf, blank, loss)[..., 0]
 
 
 @functools.partial(weighted_nll.defjvp, symbolic_zeros=True)
-def _weighted_nll_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
+def _weighted_nll_jvp(axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
     z, weights, blank = primals
     dz, dweights, _ = tangents
-    loss = weighted_nll(z, weights, blank)
+    loss = weighted_nll(z, weights, blank, axis_name)
     tangent = jnp.zeros_like(loss)
     if not isinstance(dz, SymbolicZero):
-        tangent += jnp.sum(_weighted_nll_gradient(z, weights, blank) * dz, axis=-1)
+        gradient = _weighted_nll_gradient(z, weights, blank, axis_name)
+        tangent += row_sum(gradient * dz, axis_name)[..., 0]
     if not isinstance(dweights, SymbolicZero):
         nothing = (weights == 0) & (z == -jnp.inf)  # 0 log 0
-        each = jnp.where(nothing, 0.0, -log_softmax_rows(z, blank))
-        tangent += jnp.sum(each * dweights, axis=-1)
+        each = jnp.where(nothing, 0.0, -log_softmax_rows(z, blank, axis_name))
+        tangent += row_sum(each * dweights, axis_name)[..., 0]
     return loss, tangent
 
 
-@jax.custom_jvp
-def _weighted_nll_gradient(z: Array, weights: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _weighted_nll_gradient(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
     """sum(c) p - c; at the maximum (sum(c) - c) p - c (1 - p), as p may be close to 1."""
-    stats = row_stats(z)
-    is_max = first_max(z)
+    stats = row_stats(z, axis_name)
+    is_max = first_max(z, axis_name)
     total = 1.0 + stats.rest
     p = stats.exps / total
-    of_others = jnp.sum(jnp.where(is_max, 0.0, weights), axis=-1, keepdims=True)
-    of_all = jnp.sum(weights, axis=-1, keepdims=True)
+    of_others = row_sum(jnp.where(is_max, 0.0, weights), axis_name)
+    of_all = row_sum(weights, axis_name)
     at_max = of_others * p - weights * (stats.rest / total)
     gradient = jnp.where(is_max, at_max, of_all * p - weights)
     return jnp.where(stats.largest == -jnp.inf, blank, gradient)
 
 
 @_weighted_nll_gradient.defjvp
-def _weighted_nll_gradient_jvp(primals: Triple, tangents: Triple) -> Pair:
+def _weighted_nll_gradient_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
     z, weights, blank = primals
     dz, dweights, _ = tangents
-    p = softmax_rows(z, blank)
-    dp = p * log_softmax_tangent(z, p, dz)
-    of_all = jnp.sum(weights, axis=-1, keepdims=True)
-    tangent = of_all * dp + p * jnp.sum(dweights, axis=-1, keepdims=True) - dweights
-    return _weighted_nll_gradient(z, weights, blank), tangent
+    p = softmax_rows(z, blank, axis_name)
+    dp = p * log_softmax_tangent(z, p, dz, axis_name)
+    of_all = row_sum(weights, axis_name)
+    tangent = of_all * dp + p * row_sum(dweights, axis_name) - dweights
+    return _weighted_nll_gradient(z, weights, blank, axis_name), tangent
 
 
-@jax.custom_jvp
-def weighted_square_logsumexp(z: Array, weight: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def weighted_square_logsumexp(z: Array, weight: Array, axis_name: AxisName) -> Array:
     """weight * logsumexp(z)**2, with 0 for a row without classes and for a weight of 0."""
-    lse = logsumexp_rows(z)
+    lse = logsumexp_rows(z, axis_name)
     return jnp.where((lse == -jnp.inf) | (weight == 0), 0.0, weight * jnp.square(lse))
 
 
 @functools.partial(weighted_square_logsumexp.defjvp, symbolic_zeros=True)
-def _weighted_square_logsumexp_jvp(primals: Pair, tangents: tuple[Any, Any]) -> Pair:
+def _weighted_square_logsumexp_jvp(
+    axis_name: AxisName, primals: Pair, tangents: tuple[Any, Any]
+) -> Pair:
     z, weight = primals
     dz, dweight = tangents
-    value = weighted_square_logsumexp(z, weight)
-    lse = logsumexp_rows(z)
+    value = weighted_square_logsumexp(z, weight, axis_name)
+    lse = logsumexp_rows(z, axis_name)
     tangent = jnp.zeros_like(value)
     if not isinstance(dz, SymbolicZero):
-        slope = weight * softmax_rows(z, jnp.asarray(0.0, z.dtype))
+        slope = weight * softmax_rows(z, jnp.asarray(0.0, z.dtype), axis_name)
         lse_rows = lse[..., None]
         factor = jnp.where((slope == 0) & jnp.isinf(lse_rows), 0.0, 2.0 * lse_rows)  # 0 * inf
-        tangent += jnp.sum(factor * slope * dz, axis=-1)
+        tangent += row_sum(factor * slope * dz, axis_name)[..., 0]
     if not isinstance(dweight, SymbolicZero):
         tangent += jnp.where(lse == -jnp.inf, 0.0, jnp.square(lse)) * dweight
     return value, tangent

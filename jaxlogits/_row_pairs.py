@@ -14,101 +14,106 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxlogits._mesh import row_any, row_max, row_sum
 from jaxlogits._rows import Pair, first_max, log_softmax_tangent, row_stats, softmax_rows
-from jaxlogits._typing import Array
+from jaxlogits._typing import Array, AxisName
 
 Triple = tuple[Array, Array, Array]
 
 
-@jax.custom_jvp
-def kl_rows(a: Array, b: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def kl_rows(a: Array, b: Array, blank: Array, axis_name: AxisName) -> Array:
     """KL(p || q) of each row; ``blank`` where a row is -inf alone."""
-    return jnp.where(is_empty(a, b), blank, compare(a, b).kl)[..., 0]
+    return jnp.where(is_empty(a, b, axis_name), blank, compare(a, b, axis_name).kl)[..., 0]
 
 
 @functools.partial(kl_rows.defjvp, symbolic_zeros=True)
-def _kl_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
+def _kl_jvp(axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
     a, b, blank = primals
     da, db, _ = tangents
-    kl, p = kl_rows(a, b, blank), softmax_rows(a, blank)
+    kl, p = kl_rows(a, b, blank, axis_name), softmax_rows(a, blank, axis_name)
     tangent = jnp.zeros_like(kl)
     if not isinstance(da, SymbolicZero):
-        tangent -= contract(p, centred_rows(a, log_ratio_rows(a, b), blank), da)
+        tangent -= contract(
+            p, centred_rows(a, log_ratio_rows(a, b, axis_name), blank, axis_name), da, axis_name
+        )
     if not isinstance(db, SymbolicZero):
-        tangent += contract(p, prob_difference_rows(a, b, blank), db)
+        tangent += contract(p, prob_difference_rows(a, b, blank, axis_name), db, axis_name)
     return kl, tangent
 
 
-def contract(p: Array, gradient: Array, tangent: Array) -> Array:
+def contract(p: Array, gradient: Array, tangent: Array, axis_name: AxisName) -> Array:
     """Their inner product, for a gradient that sums to 0.
 
     A class with p close to 1 has the others' gradient, negated; it keeps its digits only if it is
     computed so.
     """
     likely = p > 0.5
-    of_likely = jnp.sum(jnp.where(likely, tangent, 0.0), axis=-1, keepdims=True)
-    return jnp.sum(gradient * jnp.where(likely, 0.0, tangent - of_likely), axis=-1)
+    of_likely = row_sum(jnp.where(likely, tangent, 0.0), axis_name)
+    return row_sum(gradient * jnp.where(likely, 0.0, tangent - of_likely), axis_name)[..., 0]
 
 
-@jax.custom_jvp
-def prob_difference_rows(a: Array, b: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def prob_difference_rows(a: Array, b: Array, blank: Array, axis_name: AxisName) -> Array:
     """q - p, with all digits where the two are nearly equal."""
-    rows = compare(a, b)
+    rows = compare(a, b, axis_name)
     near = rows.shared & (jnp.abs(rows.log_mean) <= 1.0) & (jnp.abs(rows.log_ratio) <= 1.0)
     difference = jnp.where(near, rows.p * jnp.expm1(rows.log_ratio), rows.q - rows.p)
-    return jnp.where(is_empty(a, b), blank, difference)
+    return jnp.where(is_empty(a, b, axis_name), blank, difference)
 
 
 @functools.partial(prob_difference_rows.defjvp, symbolic_zeros=True)
-def _prob_difference_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
+def _prob_difference_jvp(
+    axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]
+) -> Pair:
     a, b, blank = primals
     da, db, _ = tangents
-    difference = prob_difference_rows(a, b, blank)
+    difference = prob_difference_rows(a, b, blank, axis_name)
     tangent = jnp.zeros_like(difference)
     if not isinstance(da, SymbolicZero):
-        p = softmax_rows(a, blank)
-        tangent -= p * log_softmax_tangent(a, p, da)
+        p = softmax_rows(a, blank, axis_name)
+        tangent -= p * log_softmax_tangent(a, p, da, axis_name)
     if not isinstance(db, SymbolicZero):
-        q = softmax_rows(b, blank)
-        tangent += q * log_softmax_tangent(b, q, db)
+        q = softmax_rows(b, blank, axis_name)
+        tangent += q * log_softmax_tangent(b, q, db, axis_name)
     return difference, tangent
 
 
-@jax.custom_jvp
-def centred_rows(a: Array, c: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def centred_rows(a: Array, c: Array, blank: Array, axis_name: AxisName) -> Array:
     """p_i (c_i - sum_j p_j c_j): the derivative of sum_j p_j c_j in a.
 
     Whatever c is where p = 0, the result is 0 there; it is 0 in all of a row where c is infinite at
     some p > 0.
     """
-    p = softmax_rows(a, blank)
+    p = softmax_rows(a, blank, axis_name)
     weighed = jnp.where(p == 0, 0.0, p * c)
-    centred = weighed - p * jnp.sum(weighed, axis=-1, keepdims=True)
-    return jnp.where(unbounded(a, c), 0.0, centred)
+    centred = weighed - p * row_sum(weighed, axis_name)
+    return jnp.where(unbounded(a, c, axis_name), 0.0, centred)
 
 
 @centred_rows.defjvp
-def _centred_jvp(primals: Triple, tangents: Triple) -> Pair:
+def _centred_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
     a, c, blank = primals
     da, dc, _ = tangents
-    p = softmax_rows(a, blank)
-    centred = centred_rows(a, c, blank)
-    grown = centred * log_softmax_tangent(a, p, da)
-    moved = log_softmax_tangent(a, p, dc) - jnp.sum(grown, axis=-1, keepdims=True)
-    return centred, jnp.where(unbounded(a, c), 0.0, grown + p * moved)
+    p = softmax_rows(a, blank, axis_name)
+    centred = centred_rows(a, c, blank, axis_name)
+    grown = centred * log_softmax_tangent(a, p, da, axis_name)
+    moved = log_softmax_tangent(a, p, dc, axis_name) - row_sum(grown, axis_name)
+    return centred, jnp.where(unbounded(a, c, axis_name), 0.0, grown + p * moved)
 
 
-def unbounded(a: Array, c: Array) -> Array:
+def unbounded(a: Array, c: Array, axis_name: AxisName) -> Array:
     """Which rows have an infinite c at a class that isn't impossible, and no NaN."""
-    a = without_inf(a)
-    infinite = jnp.any((a > -jnp.inf) & jnp.isinf(c), axis=-1, keepdims=True)
+    a = without_inf(a, axis_name)
+    infinite = row_any((a > -jnp.inf) & jnp.isinf(c), axis_name)
     unknown = jnp.isnan(a) | ((a > -jnp.inf) & jnp.isnan(c))
-    return infinite & ~jnp.any(unknown, axis=-1, keepdims=True)
+    return infinite & ~row_any(unknown, axis_name)
 
 
-def is_empty(a: Array, b: Array) -> Array:
+def is_empty(a: Array, b: Array, axis_name: AxisName) -> Array:
     """Which rows are -inf alone, in either."""
-    largest = jnp.minimum(jnp.max(a, axis=-1, keepdims=True), jnp.max(b, axis=-1, keepdims=True))
+    largest = jnp.minimum(row_max(a, axis_name), row_max(b, axis_name))
     return largest == -jnp.inf
 
 
@@ -126,40 +131,40 @@ class Comparison(NamedTuple):
     kl: Array  # [..., 1], KL(p || q)
 
 
-def compare(a: Array, b: Array) -> Comparison:
+def compare(a: Array, b: Array, axis_name: AxisName) -> Comparison:
     """KL(p || q) and log(q / p), from the differences c = b - a less their mean under p.
 
     With that mean taken off, the mean of exp(c) is exp(KL), and sum_k p_k phi(c_k) = exp(KL) - 1.
     An error of the mean counts only squared, as phi is flat where its argument is 0.
     """
-    a, b = without_inf(a), without_inf(b)
-    of_a, of_b = row_stats(a), row_stats(b)
+    a, b = without_inf(a, axis_name), without_inf(b, axis_name)
+    of_a, of_b = row_stats(a, axis_name), row_stats(b, axis_name)
     total_a, total_b = 1.0 + of_a.rest, 1.0 + of_b.rest
     p, q = of_a.exps / total_a, of_b.exps / total_b
     shared = (a != -jnp.inf) & (b != -jnp.inf)
-    c = jnp.where(shared, log_ratio_rows(a, b), 0.0)
+    c = jnp.where(shared, log_ratio_rows(a, b, axis_name), 0.0)
     overflows = (p > 0) & (jnp.abs(c) > _overflow_limit(c))
-    infinite = jnp.any(overflows | ((a > -jnp.inf) & (b == -jnp.inf)), axis=-1, keepdims=True)
-    mean = jnp.sum(p * c, axis=-1, keepdims=True)
+    infinite = row_any(overflows | ((a > -jnp.inf) & (b == -jnp.inf)), axis_name)
+    mean = row_sum(p * c, axis_name)
     c = c - mean
 
     # log of the factor that makes q's exponentials p exp(c).
-    gaps = jnp.where(_common_max(a, b) & shared, of_b.gaps - of_a.gaps, 0.0)
-    shift = jnp.sum(gaps, axis=-1, keepdims=True) - mean
+    gaps = jnp.where(_common_max(a, b, axis_name) & shared, of_b.gaps - of_a.gaps, 0.0)
+    shift = row_sum(gaps, axis_name) - mean
     tilted = of_b.exps * (jnp.exp(jnp.minimum(shift, 80.0)) / total_a)
     near = shared & (jnp.abs(c) <= 2.0)
     terms = jnp.where(near, p * _exp_minus_line(c), tilted - p * (1.0 + c))
-    excess = jnp.sum(terms, axis=-1, keepdims=True)
+    excess = row_sum(terms, axis_name)
     direct = shift + jnp.log1p(of_b.rest) - jnp.log1p(of_a.rest)
     log_mean = jnp.where((excess > -0.5) & (excess < 1e4), jnp.log1p(excess), direct)
     kl = jnp.where(infinite & ~jnp.isnan(log_mean), jnp.inf, log_mean)
     return Comparison(p, q, shared, jnp.where(shared, c - log_mean, 0.0), log_mean, kl)
 
 
-def without_inf(z: Array) -> Array:
+def without_inf(z: Array, axis_name: AxisName) -> Array:
     """The logits of the same softmax without +inf; NaN for a row that has several."""
     is_inf = z == jnp.inf
-    count = jnp.sum(is_inf.astype(z.dtype), axis=-1, keepdims=True)
+    count = row_sum(is_inf.astype(z.dtype), axis_name)
     sole = jnp.where(is_inf, 0.0, jnp.where(jnp.isnan(z), jnp.nan, -jnp.inf))
     return jnp.where(count == 0, z, jnp.where(count == 1, sole, jnp.nan))
 
@@ -169,20 +174,20 @@ def _overflow_limit(z: Array) -> float:
     return float(jnp.finfo(z.dtype).max) / 8.0
 
 
-def _common_max(a: Array, b: Array) -> Array:
+def _common_max(a: Array, b: Array, axis_name: AxisName) -> Array:
     """One-hot mask of the class that both rows like best, where p * q is largest."""
-    return first_max((a - jnp.max(a, axis=-1, keepdims=True)) + b)
+    return first_max((a - row_max(a, axis_name)) + b, axis_name)
 
 
-@jax.custom_jvp
-def log_ratio_rows(a: Array, b: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def log_ratio_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
     """log(q / p) up to a constant for each row: b - a, which is 0 for two rows apart by a shift.
 
     The constant is the difference at a class that both rows like. What b - a loses to rounding,
     which counts if there is a shift, is added after that is taken off. Where one of them is -inf
     the result is infinite, where both are it is 0.
     """
-    a, b = without_inf(a), without_inf(b)
+    a, b = without_inf(a, axis_name), without_inf(b, axis_name)
     impossible_a, impossible_b = a == -jnp.inf, b == -jnp.inf
     limit = _overflow_limit(a)
     x = jnp.clip(jnp.where(impossible_a | impossible_b, 0.0, a), -limit, limit)
@@ -190,9 +195,9 @@ def log_ratio_rows(a: Array, b: Array) -> Array:
     high = y - x
     back = high - y
     low = (y - (high - back)) - (x + back)
-    at_common = _common_max(a, b)
-    common = jnp.sum(jnp.where(at_common, high, 0.0), axis=-1, keepdims=True)
-    common_low = jnp.sum(jnp.where(at_common, low, 0.0), axis=-1, keepdims=True)
+    at_common = _common_max(a, b, axis_name)
+    common = row_sum(jnp.where(at_common, high, 0.0), axis_name)
+    common_low = row_sum(jnp.where(at_common, low, 0.0), axis_name)
     ratio = (high - common) + (low - common_low)
     ratio = jnp.where(impossible_b, -jnp.inf, jnp.where(impossible_a, jnp.inf, ratio))
     ratio = jnp.where(impossible_a & impossible_b, 0.0, ratio)
@@ -200,9 +205,9 @@ def log_ratio_rows(a: Array, b: Array) -> Array:
 
 
 @log_ratio_rows.defjvp
-def _log_ratio_jvp(primals: Pair, tangents: Pair) -> Pair:
+def _log_ratio_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
     # The constant's tangent is left out: whoever uses this takes the mean off.
-    return log_ratio_rows(*primals), tangents[1] - tangents[0]
+    return log_ratio_rows(*primals, axis_name), tangents[1] - tangents[0]
 
 
 def _exp_minus_line(x: Array) -> Array:

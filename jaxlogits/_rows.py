@@ -11,15 +11,16 @@ Two habits keep every result accurate at any gap between the logits:
   formed for the class whose p is close to 1.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxlogits import _checks
+from jaxlogits._mesh import class_indices, row_any, row_first, row_max, row_sum
 from jaxlogits._precision import wide_dtype, widen
-from jaxlogits._typing import Array, ArrayLike, Axis
+from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 Pair = tuple[Array, Array]
 
@@ -34,6 +35,7 @@ class Rows(NamedTuple):
     blank: Array  # what a row of -inf gives: NaN by its own logits, 0 where the mask made it so
     axes: tuple[int, ...]
     like: Array  # the caller's logits
+    axis_name: AxisName  # the mesh axes over which the classes are split
 
     @property
     def z(self) -> Array:
@@ -47,18 +49,19 @@ class Rows(NamedTuple):
         return from_rows(rows, self.axes, self.like.shape).astype(self.like.dtype)
 
 
-def rows_of(logits: ArrayLike, axis: Axis, where: ArrayLike | None) -> Rows:
+def rows_of(logits: ArrayLike, axis: Axis, where: ArrayLike | None, axis_name: AxisName) -> Rows:
     """Check the arguments that every row function has and bring them into rows."""
     array = _checks.as_floating("logits", logits)
     axes = _checks.normalize_axes(array, axis)
     _checks.require_classes("logits", array, axes)
     rows = to_rows(array, axes)
     if where is None:
-        return Rows(rows, None, jnp.asarray(jnp.nan, wide_dtype(array)), axes, array)
+        nan = jnp.asarray(jnp.nan, wide_dtype(array))
+        return Rows(rows, None, nan, axes, array, axis_name)
     mask = to_rows(_checks.as_mask("where", where, array.shape), axes)
-    blank = jnp.where(jnp.any(mask, axis=-1, keepdims=True), jnp.nan, 0.0)
+    blank = jnp.where(row_any(mask, axis_name), jnp.nan, 0.0)
     masked = jnp.where(mask, rows, -jnp.inf)
-    return Rows(masked, mask, blank.astype(wide_dtype(array)), axes, array)
+    return Rows(masked, mask, blank.astype(wide_dtype(array)), axes, array, axis_name)
 
 
 def to_rows(array: Array, axes: tuple[int, ...]) -> Array:
@@ -95,102 +98,109 @@ class RowStats(NamedTuple):
     rest: Array  # [..., 1], the sum of exps without one maximum; NaN if the row has two +inf
 
 
-def row_stats(z: Array) -> RowStats:
+def row_stats(z: Array, axis_name: AxisName) -> RowStats:
     """One pass for the maximum, one for the exponentials."""
-    largest = jnp.max(z, axis=-1, keepdims=True)
+    largest = row_max(z, axis_name)
     at_max = z == largest
     gaps = jnp.where(at_max, 0.0, largest - z)  # inf - inf at an infinite maximum
     exps = jnp.exp(-gaps)
-    ties = jnp.sum(at_max.astype(z.dtype), axis=-1, keepdims=True)
-    rest = jnp.sum(jnp.where(at_max, 0.0, exps), axis=-1, keepdims=True) + (ties - 1.0)
+    ties = row_sum(at_max.astype(z.dtype), axis_name)
+    rest = row_sum(jnp.where(at_max, 0.0, exps), axis_name) + (ties - 1.0)
     two_inf = (largest == jnp.inf) & (rest > 0)
     return RowStats(largest, gaps, exps, jnp.where(two_inf, jnp.nan, rest))
 
 
-def first_max(z: Array) -> Array:
-    """One-hot mask of the first maximum; argmax makes a pass over rows several times slower."""
-    index = lax.broadcasted_iota(jnp.int32, z.shape, z.ndim - 1)
-    at_max = z == jnp.max(z, axis=-1, keepdims=True)
-    first = jnp.min(jnp.where(at_max, index, z.shape[-1]), axis=-1, keepdims=True)
-    return index == first
+def first_max(z: Array, axis_name: AxisName) -> Array:
+    """One-hot mask of the first maximum."""
+    return row_first(z == row_max(z, axis_name), axis_name)
 
 
-def log_softmax_tangent(z: Array, p: Array, dz: Array) -> Array:
+def label_mask(shape: tuple[int, ...], labels: Array, axis_name: AxisName) -> Array:
+    """One-hot mask of the labels."""
+    # Compared in the labels' own dtype: a cast could wrap a large label round to a valid one.
+    return class_indices(shape, labels.dtype, axis_name) == labels[..., None]
+
+
+def log_softmax_tangent(z: Array, p: Array, dz: Array, axis_name: AxisName) -> Array:
     """dz_i - sum_j p_j dz_j, where both terms are first taken relative to the maximum's tangent."""
-    is_max = first_max(z)
-    dz_max = jnp.sum(jnp.where(is_max, dz, 0.0), axis=-1, keepdims=True)
+    is_max = first_max(z, axis_name)
+    dz_max = row_sum(jnp.where(is_max, dz, 0.0), axis_name)
     relative = jnp.where(is_max, 0.0, dz - dz_max)
-    return relative - jnp.sum(p * relative, axis=-1, keepdims=True)
+    return relative - row_sum(p * relative, axis_name)
 
 
-@jax.custom_jvp
-def softmax_rows(z: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def softmax_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
     """Softmax over the last axis; ``blank`` for rows of -inf."""
-    stats = row_stats(z)
+    stats = row_stats(z, axis_name)
     return jnp.where(stats.largest == -jnp.inf, blank, stats.exps / (1.0 + stats.rest))
 
 
 @softmax_rows.defjvp
-def _softmax_jvp(primals: Pair, tangents: Pair) -> Pair:
+def _softmax_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
     z, blank = primals
-    p = softmax_rows(z, blank)
-    return p, p * log_softmax_tangent(z, p, tangents[0])
+    p = softmax_rows(z, blank, axis_name)
+    return p, p * log_softmax_tangent(z, p, tangents[0], axis_name)
 
 
-@jax.custom_jvp
-def softmax_complement_rows(z: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def softmax_complement_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
     """1 - softmax over the last axis, accurate where the softmax is close to 1."""
-    stats = row_stats(z)
+    stats = row_stats(z, axis_name)
     total = 1.0 + stats.rest
-    complement = jnp.where(first_max(z), stats.rest / total, 1.0 - stats.exps / total)
+    complement = jnp.where(first_max(z, axis_name), stats.rest / total, 1.0 - stats.exps / total)
     return jnp.where(stats.largest == -jnp.inf, 1.0 - blank, complement)
 
 
 @softmax_complement_rows.defjvp
-def _softmax_complement_jvp(primals: Pair, tangents: Pair) -> Pair:
+def _softmax_complement_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
     z, blank = primals
-    p = softmax_rows(z, blank)
-    return softmax_complement_rows(z, blank), -p * log_softmax_tangent(z, p, tangents[0])
+    p = softmax_rows(z, blank, axis_name)
+    return softmax_complement_rows(z, blank, axis_name), -p * log_softmax_tangent(
+        z, p, tangents[0], axis_name
+    )
 
 
-@jax.custom_jvp
-def log_softmax_rows(z: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def log_softmax_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
     """Log of softmax over the last axis; log(blank) for rows of -inf."""
-    stats = row_stats(z)
+    stats = row_stats(z, axis_name)
     return jnp.where(stats.largest == -jnp.inf, jnp.log(blank), -stats.gaps - jnp.log1p(stats.rest))
 
 
 @log_softmax_rows.defjvp
-def _log_softmax_jvp(primals: Pair, tangents: Pair) -> Pair:
+def _log_softmax_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
     z, blank = primals
-    p = softmax_rows(z, blank)
-    return log_softmax_rows(z, blank), log_softmax_tangent(z, p, tangents[0])
+    p = softmax_rows(z, blank, axis_name)
+    return log_softmax_rows(z, blank, axis_name), log_softmax_tangent(z, p, tangents[0], axis_name)
 
 
-@jax.custom_jvp
-def logsumexp_rows(z: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def logsumexp_rows(z: Array, axis_name: AxisName) -> Array:
     """Log of the sum of exponentials over the last axis, which is dropped."""
-    stats = row_stats(z)
+    stats = row_stats(z, axis_name)
     finite = stats.largest + jnp.log1p(stats.rest)
     return jnp.where(jnp.isinf(stats.largest), stats.largest, finite)[..., 0]
 
 
 @logsumexp_rows.defjvp
-def _logsumexp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Pair:
+def _logsumexp_jvp(axis_name: AxisName, primals: tuple[Array], tangents: tuple[Array]) -> Pair:
     (z,) = primals
-    p = softmax_rows(z, jnp.asarray(0.0, z.dtype))
-    return logsumexp_rows(z), jnp.sum(p * tangents[0], axis=-1)
+    p = softmax_rows(z, jnp.asarray(0.0, z.dtype), axis_name)
+    return logsumexp_rows(z, axis_name), row_sum(p * tangents[0], axis_name)[..., 0]
 
 
-@jax.custom_jvp
-def log_odds_rows(z: Array, blank: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def log_odds_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
     """z_i minus the logsumexp of the others, with the first maximum treated apart."""
-    is_max = first_max(z)
+    is_max = first_max(z, axis_name)
     others = jnp.where(is_max, -jnp.inf, z)
-    stats = row_stats(others)
+    stats = row_stats(others, axis_name)
     # Leaving the second largest out of the others' sum, subtraction would cancel.
-    others_but_one = jnp.where(first_max(others), stats.rest, 1.0 + stats.rest - stats.exps)
-    largest = jnp.max(z, axis=-1, keepdims=True)
+    others_but_one = jnp.where(
+        first_max(others, axis_name), stats.rest, 1.0 + stats.rest - stats.exps
+    )
+    largest = row_max(z, axis_name)
     gap = largest - stats.largest
     of_max = jnp.where(stats.largest == -jnp.inf, jnp.inf, gap - jnp.log1p(stats.rest))
     of_others = (z - largest) - jnp.log1p(others_but_one * jnp.exp(-gap))
@@ -199,17 +209,19 @@ def log_odds_rows(z: Array, blank: Array) -> Array:
 
 
 @log_odds_rows.defjvp
-def _log_odds_jvp(primals: Pair, tangents: Pair) -> Pair:
+def _log_odds_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
     # (dz_i - sum_j p_j dz_j) / (1 - p_i); for the maximum its limit, the softmax of the others, is
     # used, since p_j / (1 - p_i) is 0/0 at a large gap.
     z, blank = primals
     (dz, _) = tangents
-    is_max = first_max(z)
-    dz_max = jnp.sum(jnp.where(is_max, dz, 0.0), axis=-1, keepdims=True)
+    is_max = first_max(z, axis_name)
+    dz_max = row_sum(jnp.where(is_max, dz, 0.0), axis_name)
     relative = jnp.where(is_max, 0.0, dz - dz_max)
-    among_others = softmax_rows(jnp.where(is_max, -jnp.inf, z), jnp.zeros_like(blank))
-    of_max = -jnp.sum(among_others * relative, axis=-1, keepdims=True)
-    p = softmax_rows(z, blank)
-    mean = jnp.sum(p * relative, axis=-1, keepdims=True)
-    of_others = (relative - mean) / jnp.where(is_max, 1.0, softmax_complement_rows(z, blank))
-    return log_odds_rows(z, blank), jnp.where(is_max, of_max, of_others)
+    among_others = softmax_rows(jnp.where(is_max, -jnp.inf, z), jnp.zeros_like(blank), axis_name)
+    of_max = -row_sum(among_others * relative, axis_name)
+    p = softmax_rows(z, blank, axis_name)
+    mean = row_sum(p * relative, axis_name)
+    of_others = (relative - mean) / jnp.where(
+        is_max, 1.0, softmax_complement_rows(z, blank, axis_name)
+    )
+    return log_odds_rows(z, blank, axis_name), jnp.where(is_max, of_max, of_others)

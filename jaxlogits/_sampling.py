@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits import _checks
+from jaxlogits._mesh import num_classes, row_argmax, row_max, row_sum, row_top_k
 from jaxlogits._nll import nll
 from jaxlogits._rows import Rows, divided, first_max, rows_of, softmax_rows
-from jaxlogits._typing import Array, ArrayLike, Axis
+from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
 def sample(
@@ -20,6 +21,7 @@ def sample(
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     shape: tuple[int, ...] = (),
     temperature: ArrayLike = 1.0,
 ) -> Array:
@@ -33,6 +35,7 @@ def sample(
         logits: floating-point array. -inf is never drawn, a single +inf always.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         shape: of several draws from each row.
         temperature: T, at least 0, a number or one for each row, in a shape that broadcasts to that
             of ``logits`` without ``axis``. 0 takes the first of the largest logits.
@@ -55,8 +58,8 @@ def sample(
         >>> jnp.bincount(classes, length=3)  # softmax is 0.27, 0.73, 0
         Array([259, 741,   0], dtype=int32)
     """
-    rows = rows_of(logits, axis, where)
-    return _draw(key, _cooled(rows, temperature), shape)
+    rows = rows_of(logits, axis, where, axis_name)
+    return _draw(key, _cooled(rows, temperature), shape, axis_name)
 
 
 def sample_with_log_prob(
@@ -65,6 +68,7 @@ def sample_with_log_prob(
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     shape: tuple[int, ...] = (),
     temperature: ArrayLike = 1.0,
 ) -> tuple[Array, Array]:
@@ -78,6 +82,7 @@ def sample_with_log_prob(
         logits: floating-point array. -inf is never drawn, a single +inf always.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         shape: of several draws from each row.
         temperature: T, at least 0, as in ``sample``. At 0 the log probability is 0.
 
@@ -98,10 +103,10 @@ def sample_with_log_prob(
         >>> jl.sample_with_log_prob(key, logits)
         (Array(1, dtype=int32), Array(-2.0611537e-09, dtype=float32))
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     z = _cooled(rows, temperature)
-    classes = _draw(key, z, shape)
-    log_probs = -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, rows.blank)
+    classes = _draw(key, z, shape, axis_name)
+    log_probs = -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, rows.blank, axis_name)
     return classes, jnp.where(classes >= 0, log_probs, jnp.nan)
 
 
@@ -112,6 +117,7 @@ def sample_without_replacement(
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Draw k different classes, one after the other from the softmax of those that are left.
 
@@ -123,6 +129,7 @@ def sample_without_replacement(
         k: how many, from 1 to the number of classes.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         int32 class indices in the order of the draws: the shape of ``logits`` without ``axis``,
@@ -140,11 +147,12 @@ def sample_without_replacement(
         >>> jl.sample_without_replacement(jax.random.key(0), jnp.array([0.0, 50.0, 100.0]), 3)
         Array([2, 1, 0], dtype=int32)
     """
-    rows = rows_of(logits, axis, where)
-    num_classes = rows.logits.shape[-1]
-    if not 1 <= k <= num_classes:
-        raise ValueError(f"k must be at least 1 and at most {num_classes}, got {k}")
-    largest, classes = lax.top_k(_perturbed(key, _usable(rows), ()), k)
+    rows = rows_of(logits, axis, where, axis_name)
+    most = num_classes(rows.logits.shape, axis_name)
+    if not 1 <= k <= most:
+        raise ValueError(f"k must be at least 1 and at most {most}, got {k}")
+    perturbed = _perturbed(key, _usable(rows), (), axis_name)
+    largest, classes = row_top_k(perturbed, k, axis_name)
     return jnp.where(largest > -jnp.inf, classes, -1)
 
 
@@ -154,6 +162,7 @@ def gumbel_softmax(
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     temperature: ArrayLike = 1.0,
     hard: bool = False,
 ) -> Array:
@@ -168,6 +177,7 @@ def gumbel_softmax(
         logits: floating-point array. -inf has probability 0, a single +inf takes it all.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         temperature: above 0. One that is traced and isn't gives NaN.
         hard: whether the value is one-hot.
 
@@ -189,13 +199,13 @@ def gumbel_softmax(
         >>> jl.gumbel_softmax(key, logits, temperature=0.5, hard=True).sum()
         Array(1., dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     scale = _checks.as_positive("temperature", temperature, rows.blank.dtype)
-    z = divided(_perturbed(key, _usable(rows), ()), scale)
-    soft = softmax_rows(z, rows.blank)
+    z = divided(_perturbed(key, _usable(rows), (), axis_name), scale)
+    soft = softmax_rows(z, rows.blank, axis_name)
     if hard:
         # A difference that is exactly 0 and has the derivatives of its first term.
-        drawn = jnp.where(jnp.isnan(soft), soft, first_max(z).astype(soft.dtype))
+        drawn = jnp.where(jnp.isnan(soft), soft, first_max(z, axis_name).astype(soft.dtype))
         soft = lax.stop_gradient(drawn) + (soft - lax.stop_gradient(soft))
     return rows.restore(soft, 0.0)
 
@@ -203,8 +213,8 @@ def gumbel_softmax(
 def _usable(rows: Rows) -> Array:
     """The logits, all NaN in a row with NaN or more than one +inf."""
     z = rows.z
-    infinite = jnp.sum((z == jnp.inf).astype(jnp.int32), axis=-1, keepdims=True)
-    unclear = (infinite > 1) | jnp.isnan(jnp.max(z, axis=-1, keepdims=True))
+    infinite = row_sum((z == jnp.inf).astype(jnp.int32), rows.axis_name)
+    unclear = (infinite > 1) | jnp.isnan(row_max(z, rows.axis_name))
     return jnp.where(unclear, jnp.nan, z)
 
 
@@ -212,19 +222,22 @@ def _cooled(rows: Rows, temperature: ArrayLike) -> Array:
     """Logits over temperature; at 0 the first maximum alone is left."""
     z = _usable(rows)
     scale = _checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
-    greedy = jnp.where(first_max(z) & (z > -jnp.inf), 0.0, -jnp.inf)
+    greedy = jnp.where(first_max(z, rows.axis_name) & (z > -jnp.inf), 0.0, -jnp.inf)
     greedy = jnp.where(jnp.isnan(z), z, greedy)
     return jnp.where(scale == 0, greedy, divided(z, jnp.where(scale == 0, 1.0, scale)))
 
 
-def _draw(key: ArrayLike, z: Array, shape: tuple[int, ...]) -> Array:
+def _draw(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
     """int32 indices of the largest perturbed logits; -1 if there is none."""
-    perturbed = _perturbed(key, lax.stop_gradient(z), shape)
-    classes = jnp.argmax(perturbed, axis=-1).astype(jnp.int32)
-    return jnp.where(jnp.max(perturbed, axis=-1) > -jnp.inf, classes, -1)
+    perturbed = _perturbed(key, lax.stop_gradient(z), shape, axis_name)
+    classes = row_argmax(perturbed, axis_name)
+    return jnp.where(row_max(perturbed, axis_name) > -jnp.inf, classes, -1)[..., 0]
 
 
-def _perturbed(key: ArrayLike, z: Array, shape: tuple[int, ...]) -> Array:
+def _perturbed(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
     """Logits with Gumbel noise, ``[*shape, ..., K]``."""
-    noise = jax.random.gumbel(jnp.asarray(key), (*shape, *z.shape), z.dtype, mode="high")
+    key = jnp.asarray(key)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    noise = jax.random.gumbel(key, (*shape, *z.shape), z.dtype, mode="high")
     return jnp.broadcast_to(z, noise.shape) + noise

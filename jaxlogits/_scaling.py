@@ -12,10 +12,10 @@ from jax import lax
 from jaxlogits import _checks
 from jaxlogits._labelled import labelled_rows, row_weights
 from jaxlogits._newton import Evaluate, Minimum, minimize, solve
-from jaxlogits._nll import label_mask, nll
+from jaxlogits._nll import nll
 from jaxlogits._precision import widen
 from jaxlogits._regression import fit_logistic
-from jaxlogits._rows import logsumexp_rows, softmax_complement_rows, softmax_rows
+from jaxlogits._rows import label_mask, logsumexp_rows, softmax_complement_rows, softmax_rows
 from jaxlogits._typing import Array, ArrayLike, Axis
 
 
@@ -101,7 +101,7 @@ def fit_temperature(
         [0.25 0.75]
     """
     z, indices, weight = _fittable_rows(logits, labels, axis, where, weights)
-    hit = label_mask(z.shape, indices)
+    hit = label_mask(z.shape, indices, None)
     gaps = z - jnp.sum(jnp.where(hit, z, 0.0), axis=-1, keepdims=True)
     possible = gaps > -jnp.inf
     finite = jnp.where(possible, gaps, 0.0)
@@ -237,7 +237,7 @@ def _fittable_rows(
 ) -> tuple[Array, Array, Array]:
     """Rows, labels and weights; a row whose loss is infinite or NaN has weight NaN."""
     z, indices, weight, _ = labelled_rows(logits, labels, axis, where, weights)
-    impossible = jnp.any(label_mask(z.shape, indices) & (z == -jnp.inf), axis=-1)
+    impossible = jnp.any(label_mask(z.shape, indices, None) & (z == -jnp.inf), axis=-1)
     bad = impossible | ~jnp.all(z < jnp.inf, axis=-1)
     return z, indices, jnp.where(bad, jnp.nan, weight)
 
@@ -255,10 +255,10 @@ def _by_inverse(args: tuple[Array, Array], point: Array) -> tuple[Array, Array, 
     gaps, weights = args
     z = _scaled(gaps, point, jnp.zeros_like(point))
     known = jnp.where(gaps == -jnp.inf, 0.0, gaps)
-    p = softmax_rows(z, jnp.asarray(jnp.nan, z.dtype))
+    p = softmax_rows(z, jnp.asarray(jnp.nan, z.dtype), None)
     mean = jnp.sum(p * known, axis=-1)
     variance = jnp.sum(p * jnp.square(known - mean[:, None]), axis=-1)
-    losses = logsumexp_rows(z)  # as the label's gap is 0
+    losses = logsumexp_rows(z, None)  # as the label's gap is 0
     value, gradient, hessian = (jnp.sum(weights * each) for each in (losses, mean, variance))
     return value, gradient[None], hessian[None, None]
 
@@ -272,13 +272,13 @@ def _by_scale_and_bias(
     scale, bias = jnp.split(point, 2)
     features = jnp.stack([jnp.where(z == -jnp.inf, 0.0, z), jnp.ones_like(z)])
     z = _scaled(z, scale, bias)
-    p, missed = softmax_rows(z, blank), softmax_complement_rows(z, blank)
+    p, missed = softmax_rows(z, blank, None), softmax_complement_rows(z, blank, None)
     pull = jnp.concatenate([scale - 1, bias])
     # Adding a number to all biases changes nothing; this term makes it 0.
     gauge = jnp.sum(weights) / num_classes**2
-    value = jnp.sum(weights * nll(z, labels, blank))
+    value = jnp.sum(weights * nll(z, labels, blank, None))
     value += 0.5 * (l2 * jnp.sum(jnp.square(pull)) + gauge * jnp.square(jnp.sum(bias)))
-    residual = weights[:, None] * jnp.where(label_mask(z.shape, labels), -missed, p)
+    residual = weights[:, None] * jnp.where(label_mask(z.shape, labels, None), -missed, p)
     gradient = jnp.sum(residual[None] * features, axis=1)
     gradient = gradient.at[1].add(gauge * jnp.sum(bias)).reshape(-1) + l2 * pull
     mean = features * p[None]

@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 
 from jaxlogits import _checks
+from jaxlogits._explicit import on_explicit_mesh, split_logits
 from jaxlogits._log_odds import tanh_half
+from jaxlogits._mesh import row_max
 from jaxlogits._precision import widen
 from jaxlogits._rows import divided, rows_of
-from jaxlogits._typing import Array, ArrayLike, Axis
+from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
 def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
@@ -49,12 +51,14 @@ def capped(z: Array, bound: Array) -> Array:
     return jnp.where(removed, -jnp.inf, finite)
 
 
+@on_explicit_mesh(split_logits)
 def apply_temperature(
     logits: ArrayLike,
     temperature: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Divide the logits by a temperature, z / T, with the limit at 0: only the maximum is left.
 
@@ -68,6 +72,7 @@ def apply_temperature(
             and everything else -inf. A traced one below 0 makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is masked.
@@ -85,11 +90,11 @@ def apply_temperature(
         Array([[  2.,   4.],
                [-inf,   0.]], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     z = rows.z
     cold = _checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
     greedy = cold == 0
-    largest = jnp.max(z, axis=-1, keepdims=True)  # NaN if one is
+    largest = row_max(z, axis_name)  # NaN if one is
     below = jnp.where(jnp.isnan(largest), jnp.nan, -jnp.inf)
     coldest = jnp.where((z == largest) & (z > -jnp.inf), 0.0, below)
     warm = divided(z, jnp.where(greedy, 1.0, cold))

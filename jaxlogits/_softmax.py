@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jaxlogits._explicit import on_explicit_mesh, split_logits
 from jaxlogits._rows import (
     log_odds_rows,
     log_softmax_rows,
@@ -9,10 +10,17 @@ from jaxlogits._rows import (
     rows_of,
     softmax_rows,
 )
-from jaxlogits._typing import Array, ArrayLike, Axis
+from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
-def logsumexp(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
+@on_explicit_mesh(split_logits)
+def logsumexp(
+    logits: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
     """Logarithm of the sum of exponentials, log(sum_j exp(z_j)).
 
     Computed as m + log1p(rest) with the maximum m and the sum of exp(z_j - m) over all classes but
@@ -22,6 +30,7 @@ def logsumexp(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = N
         logits: floating-point array. +inf gives +inf, -inf counts as no class, NaN gives NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape of ``logits`` without ``axis``, in float32 or wider. A row without a class that
@@ -38,10 +47,18 @@ def logsumexp(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = N
         >>> jl.logsumexp(jnp.array([0.0, 0.0])).round(4)
         Array(0.6931, dtype=float32)
     """
-    return logsumexp_rows(rows_of(logits, axis, where).z)
+    rows = rows_of(logits, axis, where, axis_name)
+    return logsumexp_rows(rows.z, axis_name)
 
 
-def softmax(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
+@on_explicit_mesh(split_logits)
+def softmax(
+    logits: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
     """Probabilities of the classes, p_i = exp(z_i) / sum_j exp(z_j).
 
     Args:
@@ -49,6 +66,7 @@ def softmax(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = Non
             the probability; two of them, or NaN, make their row NaN; -inf has probability 0.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
@@ -67,11 +85,18 @@ def softmax(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = Non
         >>> jl.softmax(jnp.array([2.0, 1.0, 0.0])).round(4)
         Array([0.6652, 0.2447, 0.09  ], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
-    return rows.restore(softmax_rows(rows.z, rows.blank), masked=0.0)
+    rows = rows_of(logits, axis, where, axis_name)
+    return rows.restore(softmax_rows(rows.z, rows.blank, axis_name), masked=0.0)
 
 
-def log_softmax(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
+@on_explicit_mesh(split_logits)
+def log_softmax(
+    logits: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
     """Log probabilities of the classes, log p_i = z_i - log(sum_j exp(z_j)).
 
     Computed as (z_i - m) - log1p(rest), which is right for the likeliest class too: log p of a
@@ -82,6 +107,7 @@ def log_softmax(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None =
             the probability; two of them, or NaN, make their row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are -inf. A row of -inf alone is NaN.
@@ -98,11 +124,18 @@ def log_softmax(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None =
         >>> jl.log_softmax(jnp.array([20.0, 0.0]))
         Array([-2.0611537e-09, -2.0000000e+01], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
-    return rows.restore(log_softmax_rows(rows.z, rows.blank), masked=-jnp.inf)
+    rows = rows_of(logits, axis, where, axis_name)
+    return rows.restore(log_softmax_rows(rows.z, rows.blank, axis_name), masked=-jnp.inf)
 
 
-def class_log_odds(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
+@on_explicit_mesh(split_logits)
+def class_log_odds(
+    logits: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
     """Log-odds of each class against all others, log(p_i / (1 - p_i)) with p = softmax(logits).
 
     The bridge between the two meanings of logit: what one gets by applying the logit function to
@@ -114,6 +147,7 @@ def class_log_odds(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | Non
             +inf, -inf has -inf; two +inf, or NaN, make their row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are -inf. A sole class is +inf.
@@ -129,5 +163,5 @@ def class_log_odds(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | Non
         >>> jl.class_log_odds(jnp.array([3.0, 1.0]))
         Array([ 2., -2.], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
-    return rows.restore(log_odds_rows(rows.z, rows.blank), masked=-jnp.inf)
+    rows = rows_of(logits, axis, where, axis_name)
+    return rows.restore(log_odds_rows(rows.z, rows.blank, axis_name), masked=-jnp.inf)

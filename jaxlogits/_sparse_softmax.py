@@ -8,13 +8,21 @@ import jax.numpy as jnp
 
 from jaxlogits import _checks
 from jaxlogits._entmax import entmax_loss_rows, entmax_rows
-from jaxlogits._nll import one_hot
+from jaxlogits._explicit import on_explicit_mesh, split_logits
+from jaxlogits._mesh import row_any
 from jaxlogits._rows import Rows, rows_of, softmax_rows
-from jaxlogits._targets import label_rows, target_rows
-from jaxlogits._typing import Array, ArrayLike, Axis
+from jaxlogits._targets import one_hot_rows, target_rows
+from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
-def sparsemax(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
+@on_explicit_mesh(split_logits)
+def sparsemax(
+    logits: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
     """Euclidean projection of the logits onto the probabilities, p_i = max(z_i - tau, 0).
 
     tau makes the row sum to 1. It is found by Newton's method, without a sort: a few passes.
@@ -24,6 +32,7 @@ def sparsemax(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = N
             NaN, make their row NaN; -inf has probability 0.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
@@ -42,12 +51,19 @@ def sparsemax(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = N
         >>> jl.sparsemax(jnp.array([1.0, 0.5, -1.0]))
         Array([0.75, 0.25, 0.  ], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     one = jnp.ones([], rows.z.dtype)
-    return rows.restore(entmax_rows(rows.z, one, rows.blank, 1), 0.0)
+    return rows.restore(entmax_rows(rows.z, one, rows.blank, 1, axis_name), 0.0)
 
 
-def entmax15(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
+@on_explicit_mesh(split_logits)
+def entmax15(
+    logits: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
     """1.5-entmax, p_i = max(z_i / 2 - tau, 0)**2: halfway from softmax to sparsemax.
 
     tau makes the row sum to 1. It is found by Newton's method, without a sort: a few passes.
@@ -58,6 +74,7 @@ def entmax15(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = No
             NaN, make their row NaN; -inf has probability 0.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
@@ -75,17 +92,19 @@ def entmax15(logits: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = No
         >>> jl.entmax15(jnp.array([1.0, 0.0, -1.0])).round(4)
         Array([0.8307    , 0.16929999, 0.        ], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     half = jnp.full([], 0.5, rows.z.dtype)
-    return rows.restore(entmax_rows(rows.z, half, rows.blank, 2), 0.0)
+    return rows.restore(entmax_rows(rows.z, half, rows.blank, 2, axis_name), 0.0)
 
 
+@on_explicit_mesh(split_logits)
 def entmax(
     logits: ArrayLike,
     alpha: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """alpha-entmax, p_i = max((alpha - 1) z_i - tau, 0)**(1 / (alpha - 1)).
 
@@ -100,6 +119,7 @@ def entmax(
             sparser. One below 1 that isn't a plain number makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
@@ -118,19 +138,21 @@ def entmax(
         >>> jl.entmax(jnp.array([2.0, 0.0, -1.0]), 1.25).round(4)
         Array([0.94159997, 0.0554    , 0.0031    ], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     a, power = _order(rows, alpha)
     if power is None:
-        return rows.restore(softmax_rows(rows.z, rows.blank), 0.0)
-    return rows.restore(entmax_rows(rows.z, a, rows.blank, power), 0.0)
+        return rows.restore(softmax_rows(rows.z, rows.blank, axis_name), 0.0)
+    return rows.restore(entmax_rows(rows.z, a, rows.blank, power, axis_name), 0.0)
 
 
+@on_explicit_mesh(split_logits)
 def sparsemax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Sparsemax's loss for dense targets, whose gradient is sparsemax(logits) - labels.
 
@@ -144,6 +166,7 @@ def sparsemax_loss(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count. A target
             above 0 on a masked class costs +inf; a row that is masked as a whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider. Never
@@ -161,16 +184,18 @@ def sparsemax_loss(
         >>> jl.sparsemax_loss(jnp.array([1.0, 0.5, -1.0]), jnp.array([1.0, 0.0, 0.0])).round(4)
         Array(0.0625, dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     return _loss(rows, target_rows(rows, labels), 2.0)
 
 
+@on_explicit_mesh(split_logits)
 def sparsemax_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Sparsemax's loss for class indices, whose gradient is sparsemax(logits) - one_hot(labels).
 
@@ -184,6 +209,7 @@ def sparsemax_loss_with_integer_labels(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count. A masked
             label costs +inf; a row that is masked as a whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         One loss per example: the shape of ``labels``, in float32 or wider; never negative.
@@ -201,16 +227,18 @@ def sparsemax_loss_with_integer_labels(
         >>> jl.sparsemax_loss_with_integer_labels(jnp.array([1.0, 0.5]), jnp.array(0)).round(4)
         Array(0.0625, dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
-    return _loss(rows, one_hot(rows.z, label_rows(rows, labels)), 2.0)
+    rows = rows_of(logits, axis, where, axis_name)
+    return _loss(rows, one_hot_rows(rows, labels), 2.0)
 
 
+@on_explicit_mesh(split_logits)
 def entmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     alpha: ArrayLike = 1.5,
 ) -> Array:
     """Entmax's Fenchel–Young loss for dense targets, whose gradient is entmax(logits) - labels.
@@ -225,6 +253,7 @@ def entmax_loss(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count. A target
             above 0 on a masked class costs +inf; a row that is masked as a whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         alpha: at least 1, as in ``entmax``.
 
     Returns:
@@ -244,16 +273,18 @@ def entmax_loss(
         >>> jl.entmax_loss(jnp.array([2.0, 0.0, -1.0]), jnp.array([0.75, 0.25, 0.0])).round(4)
         Array(0.1994, dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     return _loss(rows, target_rows(rows, labels), alpha)
 
 
+@on_explicit_mesh(split_logits)
 def entmax_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
     alpha: ArrayLike = 1.5,
 ) -> Array:
     """Entmax's loss for class indices, whose gradient is entmax(logits) - one_hot(labels).
@@ -269,6 +300,7 @@ def entmax_loss_with_integer_labels(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count. A masked
             label costs +inf; a row that is masked as a whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         alpha: at least 1, as in ``entmax``.
 
     Returns:
@@ -287,8 +319,8 @@ def entmax_loss_with_integer_labels(
         >>> jl.entmax_loss_with_integer_labels(jnp.array([1.0, 0.0, -1.0]), jnp.array(0)).round(4)
         Array(0.0617, dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
-    return _loss(rows, one_hot(rows.z, label_rows(rows, labels)), alpha)
+    rows = rows_of(logits, axis, where, axis_name)
+    return _loss(rows, one_hot_rows(rows, labels), alpha)
 
 
 def _order(rows: Rows, alpha: ArrayLike) -> tuple[Array, int | None]:
@@ -302,6 +334,6 @@ def _order(rows: Rows, alpha: ArrayLike) -> tuple[Array, int | None]:
 def _loss(rows: Rows, targets: Array, alpha: ArrayLike) -> Array:
     """The loss of each row; NaN in one target is NaN in all of the row's gradient."""
     a, power = _order(rows, alpha)
-    unknown = jnp.any(jnp.isnan(targets), axis=-1, keepdims=True)
+    unknown = row_any(jnp.isnan(targets), rows.axis_name)
     targets = jnp.where(unknown, jnp.nan, targets)
-    return entmax_loss_rows(rows.z, targets, a, rows.blank, power or 0)
+    return entmax_loss_rows(rows.z, targets, a, rows.blank, power or 0, rows.axis_name)

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from jaxlogits import _checks
-from jaxlogits._rows import Rows, to_rows
+from jaxlogits._mesh import num_classes, row_any
+from jaxlogits._rows import Rows, label_mask, to_rows
 from jaxlogits._typing import Array, ArrayLike
 
 
@@ -12,13 +13,20 @@ def label_rows(rows: Rows, labels: ArrayLike) -> Array:
     array = _checks.as_integer("labels", labels)
     shape = tuple(n for axis, n in enumerate(rows.like.shape) if axis not in rows.axes)
     _checks.require_shape("labels", array, shape, "the shape of logits without axis,")
-    num_classes = rows.z.shape[-1]
-    _checks.require_index_dtype("labels", array, num_classes)
-    valid = (array >= 0) & (array <= num_classes - 1)  # num_classes may not fit the dtype
+    count = num_classes(rows.z.shape, rows.axis_name)
+    _checks.require_index_dtype("labels", array, count)
+    valid = (array >= 0) & (array <= count - 1)  # the count itself may not fit the dtype
     if rows.mask is not None:
-        valid |= ~jnp.any(rows.mask, axis=-1)
-    _checks.check_values(f"labels must be in [0, {num_classes})", array, valid)
+        valid |= ~row_any(rows.mask, rows.axis_name)[..., 0]
+    _checks.check_values(f"labels must be in [0, {count})", array, valid)
     return array
+
+
+def one_hot_rows(rows: Rows, labels: ArrayLike) -> Array:
+    """Integer labels as dense targets, NaN where they are no class index."""
+    hit = label_mask(rows.z.shape, label_rows(rows, labels), rows.axis_name)
+    known = row_any(hit, rows.axis_name)
+    return _unmasked(rows, jnp.where(known, hit.astype(rows.z.dtype), jnp.nan))
 
 
 def target_rows(rows: Rows, labels: ArrayLike) -> Array:
@@ -28,6 +36,13 @@ def target_rows(rows: Rows, labels: ArrayLike) -> Array:
     targets = to_rows(array.astype(rows.z.dtype), rows.axes)
     if rows.mask is not None:
         targets = jnp.where(rows.mask | (targets > 0), targets, 0.0)
-        targets = jnp.where(jnp.any(rows.mask, axis=-1, keepdims=True), targets, 0.0)
+    targets = _unmasked(rows, targets)
     _checks.check_values("labels must be at least 0", targets, targets >= 0)
     return jnp.where(targets >= 0, targets, jnp.nan)
+
+
+def _unmasked(rows: Rows, targets: Array) -> Array:
+    """The targets, 0 in a row that is masked as a whole."""
+    if rows.mask is None:
+        return targets
+    return jnp.where(row_any(rows.mask, rows.axis_name), targets, 0.0)

@@ -9,13 +9,21 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits import _checks
+from jaxlogits._explicit import on_explicit_mesh, split_logits
+from jaxlogits._mesh import row_max, row_sum, row_top_k
 from jaxlogits._rows import Rows, log_softmax_rows, row_stats, rows_of, softmax_rows
 from jaxlogits._thresholds import kth_largest, mass_threshold
-from jaxlogits._typing import Array, ArrayLike, Axis
+from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
+@on_explicit_mesh(split_logits)
 def keep_top_k(
-    logits: ArrayLike, k: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+    logits: ArrayLike,
+    k: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Keep the k likeliest classes and those that tie with the last of them.
 
@@ -29,6 +37,7 @@ def keep_top_k(
             below 1 makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
@@ -44,22 +53,28 @@ def keep_top_k(
         >>> jl.keep_top_k(jnp.array([1.0, 3.0, 2.0, 2.0]), 2)
         Array([-inf,   3.,   2.,   2.], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     z = lax.stop_gradient(rows.z)
     count = _checks.as_integer("k", k)
     if isinstance(k, int):
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        threshold = lax.top_k(z, min(k, z.shape[-1]))[0][..., -1:]
+        threshold = row_top_k(z, k, axis_name)[0][..., -1:]
         return _kept(rows, z >= threshold, jnp.bool_(True))
     _checks.check_values("k must be at least 1", count, count >= 1)
     if count.ndim > 0:
         count = _checks.broadcast_to("k", count, z.shape[:-1])[..., None]
-    return _kept(rows, z >= kth_largest(z, count), count >= 1)
+    return _kept(rows, z >= kth_largest(z, count, axis_name), count >= 1)
 
 
+@on_explicit_mesh(split_logits)
 def keep_top_p(
-    logits: ArrayLike, p: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+    logits: ArrayLike,
+    p: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Keep the fewest likeliest classes whose probability is at least p: nucleus sampling.
 
@@ -73,6 +88,7 @@ def keep_top_p(
             without ``axis``. 0 keeps the likeliest, 1 all. A traced one outside makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed. Classes that tie with the
@@ -90,15 +106,21 @@ def keep_top_p(
         >>> jl.keep_top_p(jnp.array([2.0, 1.0, 0.0]), 0.8)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     p = _option(rows, "p", p)
     z = lax.stop_gradient(rows.z)
-    stats = row_stats(z)
-    return _kept(rows, _within_mass(z, stats.exps, p), ~jnp.isnan(p + stats.rest))
+    stats = row_stats(z, axis_name)
+    return _kept(rows, _within_mass(z, stats.exps, p, axis_name), ~jnp.isnan(p + stats.rest))
 
 
+@on_explicit_mesh(split_logits)
 def keep_typical(
-    logits: ArrayLike, mass: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+    logits: ArrayLike,
+    mass: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Keep the classes whose surprise is closest to the entropy, up to a probability of ``mass``.
 
@@ -113,6 +135,7 @@ def keep_typical(
             makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed. The likeliest class may
@@ -130,16 +153,22 @@ def keep_typical(
         >>> jl.keep_typical(jnp.array([1.0, 0.0, 0.0, 0.0, 0.0]), 0.5)
         Array([-inf,   0.,   0.,   0.,   0.], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     mass = _option(rows, "mass", mass)
     z = lax.stop_gradient(rows.z)
-    probs, surprise, entropy = _surprise(z, rows.blank)
+    probs, surprise, entropy = _surprise(z, rows.blank, axis_name)
     typical = jnp.where(probs > 0, -jnp.abs(surprise - entropy), -jnp.inf)
-    return _kept(rows, _within_mass(typical, probs, mass), ~jnp.isnan(mass + entropy))
+    return _kept(rows, _within_mass(typical, probs, mass, axis_name), ~jnp.isnan(mass + entropy))
 
 
+@on_explicit_mesh(split_logits)
 def keep_min_p(
-    logits: ArrayLike, p: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+    logits: ArrayLike,
+    p: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Keep the classes that are at least p times as likely as the likeliest.
 
@@ -152,6 +181,7 @@ def keep_min_p(
             without ``axis``. 0 keeps all, 1 the likeliest. A traced one outside makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
@@ -168,14 +198,20 @@ def keep_min_p(
         >>> jl.keep_min_p(jnp.array([2.0, 1.0, 0.0]), 0.25)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     p = _option(rows, "p", p)
-    gaps = row_stats(lax.stop_gradient(rows.z)).gaps
+    gaps = row_stats(lax.stop_gradient(rows.z), axis_name).gaps
     return _kept(rows, gaps <= -jnp.log(p), ~jnp.isnan(p))
 
 
+@on_explicit_mesh(split_logits)
 def keep_epsilon(
-    logits: ArrayLike, epsilon: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+    logits: ArrayLike,
+    epsilon: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Keep the classes whose probability is at least epsilon, and the likeliest whatever it has.
 
@@ -186,6 +222,7 @@ def keep_epsilon(
             ``logits`` without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
@@ -202,14 +239,20 @@ def keep_epsilon(
         >>> jl.keep_epsilon(jnp.array([2.0, 1.0, 0.0]), 0.1)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     epsilon = _option(rows, "epsilon", epsilon)
-    log_probs = log_softmax_rows(lax.stop_gradient(rows.z), rows.blank)
+    log_probs = log_softmax_rows(lax.stop_gradient(rows.z), rows.blank, axis_name)
     return _above(rows, log_probs, jnp.log(epsilon))
 
 
+@on_explicit_mesh(split_logits)
 def keep_eta(
-    logits: ArrayLike, epsilon: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+    logits: ArrayLike,
+    epsilon: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     """Keep the classes of at least eta = min(epsilon, sqrt(epsilon) exp(-entropy)).
 
@@ -222,6 +265,7 @@ def keep_eta(
             ``logits`` without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed; the likeliest class always
@@ -239,9 +283,9 @@ def keep_eta(
         >>> jl.keep_eta(jnp.array([2.0, 1.0, 0.0]), 0.1)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
     """
-    rows = rows_of(logits, axis, where)
+    rows = rows_of(logits, axis, where, axis_name)
     epsilon = _option(rows, "epsilon", epsilon)
-    _, surprise, entropy = _surprise(lax.stop_gradient(rows.z), rows.blank)
+    _, surprise, entropy = _surprise(lax.stop_gradient(rows.z), rows.blank, axis_name)
     log_epsilon = jnp.log(epsilon)
     return _above(rows, -surprise, jnp.minimum(log_epsilon, 0.5 * log_epsilon - entropy))
 
@@ -253,28 +297,29 @@ def _option(rows: Rows, name: str, value: ArrayLike) -> Array:
     return lax.stop_gradient(option)
 
 
-def _surprise(z: Array, blank: Array) -> tuple[Array, Array, Array]:
+def _surprise(z: Array, blank: Array, axis_name: AxisName) -> tuple[Array, Array, Array]:
     """p, -log p, and the entropy as ``[..., 1]``."""
-    probs, surprise = softmax_rows(z, blank), -log_softmax_rows(z, blank)
+    probs = softmax_rows(z, blank, axis_name)
+    surprise = -log_softmax_rows(z, blank, axis_name)
     terms = jnp.where(probs == 0, 0.0, probs * surprise)
-    return probs, surprise, jnp.sum(terms, axis=-1, keepdims=True)
+    return probs, surprise, row_sum(terms, axis_name)
 
 
-def _within_mass(scores: Array, weights: Array, mass: Array) -> Array:
+def _within_mass(scores: Array, weights: Array, mass: Array, axis_name: AxisName) -> Array:
     """The fewest classes of the largest scores that have ``mass``; all of them at 1."""
-    threshold = mass_threshold(scores, weights, 1.0 - mass)
+    threshold = mass_threshold(scores, weights, 1.0 - mass, axis_name)
     return (scores >= threshold) | (mass == 1.0)
 
 
 def _above(rows: Rows, log_probs: Array, bar: Array) -> Array:
-    is_largest = rows.z == jnp.max(rows.z, axis=-1, keepdims=True)
-    known = ~jnp.isnan(bar + jnp.max(log_probs, axis=-1, keepdims=True))
+    is_largest = rows.z == row_max(rows.z, rows.axis_name)
+    known = ~jnp.isnan(bar + row_max(log_probs, rows.axis_name))
     return _kept(rows, (log_probs >= bar) | is_largest, known)
 
 
 def _kept(rows: Rows, keep: Array, known: Array) -> Array:
     """The logits that are kept; rows are NaN where a parameter or a logit is."""
-    largest = jnp.max(rows.logits, axis=-1, keepdims=True)  # NaN if one is
+    largest = row_max(rows.logits, rows.axis_name)  # NaN if one is
     known &= ~jnp.isnan(largest)
     removed = jnp.where(known | (largest == -jnp.inf), -jnp.inf, jnp.nan).astype(rows.logits.dtype)
     return rows.restore(jnp.where(keep & known, rows.logits, removed), -jnp.inf)

@@ -5,3 +5,4 @@ from jax.typing import ArrayLike as ArrayLike
 
 Array = jax.Array
 Axis = int | tuple[int, ...]
+AxisName = str | tuple[str, ...] | None

@@ -1,10 +1,7 @@
 """The blockwise transforms against the plain function: every transform, every edge, every dtype."""
 
-import os
-import subprocess
-import sys
+import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +11,7 @@ import pytest
 import transforms as tf
 from jax import export, lax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxlogits as jl
@@ -172,7 +170,7 @@ def test_vmap_over_params_rows_or_both(kind: str, axes: tuple[int | None, ...]) 
     assert_close(gradients(blockwise)(*args), gradients(plain)(*args))
 
 
-MESH = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+MESH = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
 SPECS = {"mesh": MESH, "in_specs": (P(), P("data"), P("data"), P("data"))}
 
 
@@ -213,60 +211,41 @@ def test_shard_map_differentiates_what_is_closed_over() -> None:
     assert_close(got, jax.value_and_grad(plain)(*FLOATS))
 
 
-SHARDED = """
-import re
-import jax, jax.numpy as jnp
-from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-import test_blockwise as t
-import jaxlogits as jl
-
-hidden, labels = t.random(0, 32, t.D), jnp.arange(32) % t.K
-kernel = t.random(1, t.D, 2 * t.K)
-mesh = jax.make_mesh((2, 2), ("data", "classes"), axis_types=(AxisType.Auto,) * 2)
-
-def head(kernel, hidden, labels):
-    return t.cross_entropy(hidden @ kernel, labels)
-
-def split_head(kernel, hidden, labels):
-    logits = hidden @ kernel
-    largest = lax.stop_gradient(logits).max(axis=1)
-    largest = lax.pmax(largest, "classes")
-    total = lax.psum(jnp.exp(logits - largest[:, None]).sum(axis=1), "classes")
-    first = lax.axis_index("classes") * logits.shape[1]
-    classes = lax.broadcasted_iota(jnp.int32, logits.shape, 1) + first
-    picked = jnp.where(classes == labels[:, None], logits, jnp.zeros_like(logits)).sum(axis=1)
-    return largest + jnp.log(total) - lax.psum(picked, "classes")
-
-def local(kernel, hidden, labels):
-    return lax.psum(jl.blockwise_sum(split_head, block_size=5)(kernel, hidden, labels), "data")
-
-specs = (P(None, "classes"), P("data"), P("data"))
-split = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
-auto = jl.blockwise_sum(head, block_size=8)
-plain = lambda kernel, hidden: head(kernel, hidden, labels).sum()
-for fn in (split, auto):
-    both = lambda kernel, hidden: fn(kernel, hidden, labels)
-    for transform in (jax.value_and_grad, jax.hessian):
-        got = jax.jit(transform(both, argnums=(0, 1)))(kernel, hidden)
-        t.assert_close(got, transform(plain, argnums=(0, 1))(kernel, hidden))
-
-def place(array, spec):
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, spec))
-
-rows = place(hidden, P("data")), place(labels, P("data"))
-program = jax.jit(jax.value_and_grad(auto, argnums=(0, 1))).lower(place(kernel, P()), *rows)
-assert not re.findall(r"all-gather|all-to-all|collective-permute", program.compile().as_text())
-"""
-
-
 def test_sharded_rows_and_classes_on_four_devices() -> None:
     """The right numbers where classes are split too; rows that are sharded are never gathered."""
-    flags = "--xla_force_host_platform_device_count=4"
-    here = Path(__file__).parent
-    paths = os.pathsep.join([str(here), str(here.parent)])
-    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", SHARDED], env=env, check=True)
+    mesh = jax.make_mesh((2, 2), ("data", "classes"), axis_types=(AxisType.Auto,) * 2)
+    hidden, labels, kernel = random(0, 32, D), jnp.arange(32) % K, random(1, D, 2 * K)
+
+    def head(kernel: Array, hidden: Array, labels: Array) -> Array:
+        return cross_entropy(hidden @ kernel, labels)
+
+    def split_head(kernel: Array, hidden: Array, labels: Array) -> Array:
+        logits = hidden @ kernel
+        largest = lax.pmax(lax.stop_gradient(logits).max(axis=1), "classes")
+        total = lax.psum(jnp.exp(logits - largest[:, None]).sum(axis=1), "classes")
+        first = lax.axis_index("classes") * logits.shape[1]
+        classes = lax.broadcasted_iota(jnp.int32, logits.shape, 1) + first
+        picked = jnp.where(classes == labels[:, None], logits, jnp.zeros_like(logits)).sum(axis=1)
+        return largest + jnp.log(total) - lax.psum(picked, "classes")
+
+    def local(kernel: Array, hidden: Array, labels: Array) -> Array:
+        return lax.psum(jl.blockwise_sum(split_head, block_size=5)(kernel, hidden, labels), "data")
+
+    specs = (P(None, "classes"), P("data"), P("data"))
+    split = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
+    auto = jl.blockwise_sum(head, block_size=8)
+    for transform in (jax.value_and_grad, jax.hessian):
+        want = transform(lambda *args: head(*args, labels).sum(), argnums=(0, 1))(kernel, hidden)
+        for fn in (split, auto):
+            of = transform(lambda *args, fn=fn: fn(*args, labels), argnums=(0, 1))
+            assert_close(jax.jit(of)(kernel, hidden), want)
+
+    def place(array: Array, spec: P) -> Any:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, spec))
+
+    rows = place(hidden, P("data")), place(labels, P("data"))
+    program = jax.jit(jax.value_and_grad(auto, argnums=(0, 1))).lower(place(kernel, P()), *rows)
+    assert not re.findall(r"all-gather|all-to-all|collective-permute", program.compile().as_text())
 
 
 @KINDS

@@ -1,9 +1,6 @@
 """Cross entropy, focal and poly loss, with every option, against mpmath."""
 
 import functools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -241,51 +238,3 @@ def test_the_same_as_optax_where_both_are_right(z: np.ndarray, labels: np.ndarra
     want = optax.softmax_cross_entropy_with_integer_labels(jnp.array(z), jnp.array(labels))
     # optax subtracts numbers of up to 16.
     np.testing.assert_allclose(cross_entropy(z, labels), want, rtol=2**-20, atol=2**-19)
-
-
-# Rows that are sharded over a mesh, in a process that has eight devices.
-
-SHARDED = """
-import re, sys
-import jax, jax.numpy as jnp, numpy as np, optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-import jaxlogits as jl
-
-mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-
-def collectives(loss, num_classes, dtype):
-    def mean(logits, labels):
-        return loss(logits, labels).mean()
-
-    rows = NamedSharding(mesh, P("data"))
-    specs = [((64, num_classes), dtype), ((64,), jnp.int32)]
-    specs = [jax.ShapeDtypeStruct(*spec, sharding=rows) for spec in specs]
-    program = jax.jit(jax.value_and_grad(mean), out_shardings=(None, rows)).lower(*specs).compile()
-    return re.findall(rf" ({KINDS})(?:-start)?\\(", program.as_text())
-
-ours = jl.softmax_cross_entropy_with_integer_labels
-theirs = optax.softmax_cross_entropy_with_integer_labels
-for num_classes in (10, 1000, 65536):  # each way of summing a row
-    for dtype in (jnp.float32, jnp.bfloat16):
-        found = collectives(ours, num_classes, dtype)
-        assert found == ["all-reduce"] == collectives(theirs, num_classes, dtype), found
-
-labels = np.arange(64, dtype=np.int32) % 10
-logits = np.random.default_rng(0).normal(size=[64, 10]).astype(np.float32)
-split = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (logits, labels)]
-np.testing.assert_array_equal(jax.jit(ours)(*split), jax.jit(ours)(logits, labels))
-"""
-
-
-def test_rows_over_a_mesh_take_the_collectives_of_the_plain_loss() -> None:
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr

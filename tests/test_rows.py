@@ -32,23 +32,23 @@ def test_the_last_axis_is_left_as_it_is() -> None:
     [([1, 3, 2], 1), ([3, 3, 2], 0), ([1, 2, 2], 1), ([np.inf, 0, np.inf], 0), ([-np.inf] * 3, 0)],
 )
 def test_first_max_is_one_class(row: list[float], first: int) -> None:
-    assert _rows.first_max(jnp.array(row)).tolist() == [k == first for k in range(3)]
+    assert _rows.first_max(jnp.array(row), None).tolist() == [k == first for k in range(3)]
 
 
 def test_masked_classes_are_minus_infinity_and_blank_rows_know_why() -> None:
     z = jnp.array([[1.0, jnp.nan], [3.0, 4.0]], jnp.float16)
     where = jnp.array([[True, False], [False, False]])
-    rows = _rows.rows_of(z, -1, where)
+    rows = _rows.rows_of(z, -1, where, None)
     np.testing.assert_array_equal(rows.z, np.array([[1, -np.inf], [-np.inf, -np.inf]], np.float32))
     np.testing.assert_array_equal(rows.blank, np.array([[np.nan], [0]], np.float32))
-    assert np.isnan(_rows.rows_of(z, -1, None).blank)
+    assert np.isnan(_rows.rows_of(z, -1, None, None).blank)
 
 
 NAN = jnp.float32(jnp.nan)
 
 
 def complement(z: Any) -> jax.Array:
-    return _rows.softmax_complement_rows(z, NAN)
+    return _rows.softmax_complement_rows(z, NAN, None)
 
 
 def exact_complement(z: Any) -> Any:
@@ -65,12 +65,12 @@ def test_derivatives_of_the_complement_are_minus_those_of_the_softmax() -> None:
     z = ro.random_rows(4, 5, spread=2.0)
     for transform in (jax.jacrev, jax.hessian):
         got = jax.jit(jax.vmap(transform(complement)))(z)
-        want = jax.jit(jax.vmap(transform(lambda z: _rows.softmax_rows(z, NAN))))(z)
+        want = jax.jit(jax.vmap(transform(lambda z: _rows.softmax_rows(z, NAN, None))))(z)
         np.testing.assert_array_equal(got, -want)
 
 
 def test_log_softmax_tangent_of_a_shift_is_exactly_0() -> None:
     z, shift = ro.GAP_ROWS, np.float32(3e8)
-    p = _rows.softmax_rows(z, NAN)
-    tangent = _rows.log_softmax_tangent(z, p, jnp.full_like(z, shift))
+    p = _rows.softmax_rows(z, NAN, None)
+    tangent = _rows.log_softmax_tangent(z, p, jnp.full_like(z, shift), None)
     np.testing.assert_array_equal(tangent, np.zeros_like(z))
