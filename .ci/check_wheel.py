@@ -23,7 +23,7 @@ def main(path: Path) -> None:
         "runtime requirements": {re.match(r"\w+", r)[0] for r in requirements}
         ^ {"jax", "jaxlib", "chex"},
         "extras": set(metadata.get_all("Provides-Extra"))
-        ^ {"dev", "docs", "examples", "oracles", "test", "tpu"},
+        ^ {"browser", "dev", "docs", "examples", "oracles", "test", "tpu"},
     }
     found = [f"{problem}: {sorted(what)}" for problem, what in problems.items() if what]
     if found:

@@ -290,12 +290,6 @@ def no_class(there: Call, here: Call) -> None:
     assert np.isnan(here(labels=labels))
 
 
-@difference("no example counts: NaN on both sides")
-def nothing_on_both(there: Call, here: Call) -> None:
-    none = {"padded": np.full(6, -100, np.int32), "keep": np.zeros(6, bool)}
-    assert np.isnan([there(**none), here(**none)]).all()
-
-
 @difference("no example counts: NaN there, 0 here")
 def nothing(there: Call, here: Call) -> None:
     none = {"padded": np.full(6, -100, np.int32), "keep": np.zeros(6, bool)}
