@@ -10,6 +10,9 @@ import pytest
 # For tests of meshes; everything else runs on the first of them.
 jax.config.update("jax_num_cpu_devices", 8)
 
+# Programs for a type checker, which don't run.
+collect_ignore = ["typing"]
+
 # The same examples in every run; `HYPOTHESIS_PROFILE=explore pytest` looks for new ones.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
