@@ -106,9 +106,34 @@ def test_changelog_mentions_it(name: str) -> None:
     assert re.search(rf"`{name}`", (ROOT / "CHANGELOG.md").read_text())
 
 
-def test_version_is_the_one_in_pyproject() -> None:
+def test_version_is_the_same_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert jl.__version__ == project["version"]
+    assert f"\nversion: {jl.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_changelog_keeps_its_form() -> None:
+    headings = re.findall(r"^##+ .+$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "## [Unreleased]"
+    kinds = "Added|Changed|Deprecated|Removed|Fixed|Security"
+    form = rf"## \[Unreleased\]|## \[\d+\.\d+\.\d+\] - \d{{4}}-\d\d-\d\d|### ({kinds})"
+    assert all(re.fullmatch(form, heading) for heading in headings)
+
+
+def test_a_release_needs_its_version_everywhere(tmp_path: Path) -> None:
+    def release() -> int:
+        command = [sys.executable, ROOT / ".ci" / "check_release.py", f"v{jl.__version__}"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
+
+    for file in ("pyproject.toml", "jaxlogits/__init__.py", "CITATION.cff", "CHANGELOG.md"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text((ROOT / file).read_text())
+    (tmp_path / "CHANGELOG.md").write_text("## [Unreleased]\n")
+    assert release() != 0
+    (tmp_path / "CHANGELOG.md").write_text(f"## [{jl.__version__}] - 2000-01-31\n")
+    assert release() == 0
+    (tmp_path / "CITATION.cff").write_text("version: 0.0.0\n")
+    assert release() != 0
 
 
 def test_readme_has_the_commands() -> None:
