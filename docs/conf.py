@@ -29,12 +29,11 @@ include_patterns = ["*.md", "docs/**.md", "benchmarks/results/*.md"]
 exclude_patterns = [".*", "**/.*", "build", "dist", "site"]
 
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # a generated table may begin with a smaller heading
 highlight_language = "text"
 add_module_names = False
 autodoc_typehints = "none"  # the docstrings say more
 napoleon_use_ivar = True
-nitpick_ignore_regex = [("py:.*", r"(?!jaxlogits\.).*")]
+nitpick_ignore = [("py:class", "jax.Array")]  # what the fields of results are
 
 html_theme = "furo"
 html_title = "jaxlogits"
@@ -42,7 +41,6 @@ html_static_path = ["_static"]
 templates_path = ["_templates"]
 html_additional_pages = {"index": "to_start.html"}
 html_copy_source = html_show_sphinx = False
-html_theme_options = {"navigation_with_keys": True}
 
 FUNCTION = re.compile(r"^- `(\w+)\(", re.MULTILINE)
 
