@@ -11,9 +11,6 @@
 
 # %%
 import argparse
-import re
-import sysconfig
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +20,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from _language import encode, read_tokens
 from tqdm import tqdm
 
 import jaxlogits as jl
@@ -36,26 +34,10 @@ MIB = 2**20
 #
 # Every Python brings its own standard library: two million tokens and more of code, comments and
 # docstrings. A token is a name or a single sign; the most common ones are the vocabulary, and all
-# others share the number 0.
+# others share the number 0. (The code for that is in `_language.py`.)
 
 
 # %%
-def read_tokens(num_files: int) -> list[str]:
-    """Names and signs of the standard library's sources, in order."""
-    root = Path(sysconfig.get_path("stdlib"))
-    others = {"site-packages", "test", "tests"}
-    files = [path for path in sorted(root.rglob("*.py")) if others.isdisjoint(path.parts)]
-    text = "\n".join(path.read_text("utf-8", "ignore") for path in files[:num_files])
-    return re.findall(r"[A-Za-z_]\w*|\S", text)
-
-
-def encode(tokens: list[str], vocabulary_size: int) -> np.ndarray:
-    """Each token's rank by frequency, or 0 if it is too rare."""
-    ranked = [token for token, _ in Counter(tokens).most_common(vocabulary_size - 1)]
-    numbers = {token: number for number, token in enumerate(ranked, start=1)}
-    return np.array([numbers.get(token, 0) for token in tokens], np.int32)
-
-
 class Batch(NamedTuple):
     """N places in the text."""
 
