@@ -1,0 +1,190 @@
+# %% [markdown]
+# # jaxlogits, a first tour
+#
+# A classifier ends in *logits*, one number per class. This tour trains a small one and takes its
+# logits through what can happen to them: probabilities, a loss, calibration, draws, and at last a
+# loss for so many classes that the array of logits would be too large.
+
+# %%
+# %pip install -q jaxlogits
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+
+import jaxlogits as jl
+
+jnp.set_printoptions(precision=4, suppress=True)
+
+# %% [markdown]
+# ## Logits and probabilities
+#
+# Softmax makes probabilities of them. Each probability by itself has a logit in the sense of
+# statistics too, its log-odds log(p / (1 - p)), and `sigmoid` leads back.
+
+# %%
+logits = jnp.array([2.0, 1.0, 0.0])
+print("probabilities", jl.softmax(logits))
+print("log-odds     ", jl.class_log_odds(logits))
+print("and back     ", jl.sigmoid(jl.class_log_odds(logits)))
+
+# %% [markdown]
+# ## Something to classify
+#
+# Points of three kinds, in three arms of a spiral that run into each other. A few are learned; the
+# others show what the classifier really knows.
+
+
+# %%
+def draw_points(key, number):
+    """Points [number, 2] and the arms [number] that they belong to."""
+    keys = jax.random.split(key, 3)
+    arms = jax.random.randint(keys[0], [number], 0, 3)
+    radius = jax.random.uniform(keys[1], [number], minval=0.1, maxval=1.0)
+    angle = 2 * jnp.pi * (arms / 3 + 0.6 * radius) + 0.8 * jax.random.normal(keys[2], [number])
+    return jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1), arms
+
+
+keys = jax.random.split(jax.random.key(0), 4)
+train_points, train_arms = draw_points(keys[0], 150)
+points, arms = draw_points(keys[1], 2000)
+waves = 4.0 * jax.random.normal(keys[2], [2, 200])
+
+
+def hidden_of(points):
+    """200 waves of the plane: what a network's last hidden layer would be."""
+    return jnp.sin(points @ waves + jnp.arange(200.0))
+
+
+# %% [markdown]
+# ## The loss
+#
+# It takes logits and the true classes, and gives one value for each example. Write `.mean()`, or
+# whatever your training needs.
+
+
+# %%
+def mean_loss(kernel):
+    """Of the points that are learned."""
+    logits = hidden_of(train_points) @ kernel
+    return jl.softmax_cross_entropy_with_integer_labels(logits, train_arms).mean()
+
+
+@jax.jit
+def step(kernel, _):
+    """Gradient descent."""
+    loss, gradient = jax.value_and_grad(mean_loss)(kernel)
+    return kernel - 0.5 * gradient, loss
+
+
+kernel, losses = jax.lax.scan(step, jnp.zeros([200, 3]), length=500)
+logits = hidden_of(points) @ kernel
+accuracy = (logits.argmax(axis=-1) == arms).mean()
+print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, right about {accuracy:.1%} of new points")
+
+# %%
+side = jnp.linspace(-1.1, 1.1, 150)
+grid = jnp.stack(jnp.meshgrid(side, side), axis=-1)
+colors = jnp.array([[0.0, 0.45, 0.70], [0.90, 0.62, 0.0], [0.0, 0.62, 0.45]])
+figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+blend = jl.softmax(hidden_of(grid) @ kernel) @ colors
+axes.imshow(0.4 + 0.6 * blend, origin="lower", extent=(-1.1, 1.1, -1.1, 1.1))
+axes.scatter(*train_points.T, c=colors[train_arms], edgecolor="white", s=25)
+axes.set_title("Probabilities as colours, and the points learned")
+axes.set_axis_off()
+plt.show()
+
+# %% [markdown]
+# ## Sure, and right or wrong
+#
+# Where an answer is very sure, float32 rounds its probability to 1 and that of the others to 0. A
+# loss that starts from probabilities has lost what there is to learn; one that takes logits hasn't.
+
+
+# %%
+def naive_loss(logits, label):
+    """-log of the label's probability."""
+    return -jnp.log(jax.nn.softmax(logits)[label])
+
+
+sure = jnp.array([75.0, 0.0, -30.0])
+for truth, verdict in ((0, "right"), (2, "wrong")):
+    for loss in (naive_loss, jl.softmax_cross_entropy_with_integer_labels):
+        value, gradient = jax.value_and_grad(loss)(sure, truth)
+        print(
+            f"{verdict}: loss {value:9.3g}, its gradient {gradient[truth]:9.3g} by {loss.__name__}"
+        )
+
+# %% [markdown]
+# ## Probabilities that mean what they say
+#
+# Of the answers that it is 80 % sure of, are 80 % right? The calibration error says how far off
+# that is on average. One number, a temperature, fitted to half of the new points, puts most of it
+# right.
+
+# %%
+half = len(arms) // 2
+fit = jl.fit_temperature(logits[:half], arms[:half])
+rest, truth = logits[half:], arms[half:]
+calibrated = rest / fit.temperature
+figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+axes.plot([0.3, 1], [0.3, 1], color="#b8bec6", linewidth=1)
+for name, values, line in (("as trained", rest, "o--"), ("calibrated", calibrated, "s-")):
+    error = jl.expected_calibration_error(values, truth)
+    curve = jl.reliability_curve(values, truth, num_bins=8)
+    axes.plot(curve.confidence, curve.accuracy, line, label=f"{name}: error {error:.3f}")
+axes.set(xlabel="confidence", ylabel="share that is right")
+axes.set_title(f"A temperature of {fit.temperature:.2f}")
+axes.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## From logits to a decision
+#
+# Shaping functions take logits to logits, and a class that they remove has -inf; so one can follow
+# the other, and a draw or a loss all of them. Here are 1000 draws: of all classes, and of the few
+# likeliest that together have a probability of 0.8.
+
+# %%
+words = ["cat", "dog", "fox", "owl", "elk"]
+logits = jnp.array([2.0, 1.5, 1.0, -1.0, -2.0])
+for name, kept in (("all", logits), ("top-p", jl.keep_top_p(logits, 0.8))):
+    drawn = jl.sample(keys[3], kept, shape=(1000,))
+    counts = jnp.bincount(drawn, length=5)
+    print(f"{name:>5}:", ", ".join(f"{n} {word}" for n, word in zip(counts, words, strict=True)))
+
+# %% [markdown]
+# ## Logits that need never exist
+#
+# A language model has a logit for each token of a batch and each word of its vocabulary. Any loss
+# of rows can be computed a block of them at a time, gradients included: wrap it. The memory that a
+# compiled program asks for tells the difference; nothing has to be run for that.
+
+
+# %%
+def token_loss(kernel, hidden, labels):
+    """Of each token: an ordinary function, which could be any other."""
+    return jl.softmax_cross_entropy_with_integer_labels(hidden @ kernel, labels)
+
+
+def plain(kernel, hidden, labels):
+    """The mean over all tokens at once."""
+    return token_loss(kernel, hidden, labels).mean()
+
+
+shapes = [
+    jax.ShapeDtypeStruct([128, 32_000], jnp.float32),
+    jax.ShapeDtypeStruct([8192, 128], jnp.float32),
+    jax.ShapeDtypeStruct([8192], jnp.int32),
+]
+for name, loss in (("plain", plain), ("blockwise", jl.blockwise_mean(token_loss))):
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(*shapes).compile()
+    print(f"{name:>9}: {compiled.memory_analysis().temp_size_in_bytes / 2**20:6.0f} MiB")
+
+# %% [markdown]
+# ## Further
+#
+# - *Big vocabulary on a TPU*, a notebook: the last section in earnest, on all the chips there are.
+# - *Logits explained*, a notebook with sliders.
+# - `help(jl.softmax)` and its like say what every edge gives and how accurate a function is.
