@@ -15,7 +15,7 @@ import pytest
 # Only the newest environment has them: this name is in the summary of those that skip it.
 nnx = pytest.importorskip("flax.nnx", reason="the frameworks aren't installed")
 eqx = pytest.importorskip("equinox", reason="the frameworks aren't installed")
-pytest.importorskip("haiku", reason="the frameworks aren't installed")
+hk = pytest.importorskip("haiku", reason="the frameworks aren't installed")
 
 from _language import Sizes, draw_batches, read_text  # noqa: E402
 
@@ -115,35 +115,58 @@ def matrix(name: str, layer: Weights) -> Any:
     )
 
 
-@pytest.mark.parametrize(("tied", "layers"), [(True, 2), (False, 1)], ids=["tied", "untied"])
-def test_the_same_weights_give_the_same_losses(tied: bool, layers: int) -> None:
-    sizes = SMALL._replace(tied=tied, layers=layers, mixed=False)
-    text = read_text(sizes)
-    flax_nnx, flax_linen, haiku, equinox = map(example, NAMES)
-    model = flax_nnx.LanguageModel(sizes, nnx.Rngs(0))
+def four_models(sizes: Sizes) -> tuple[Any, Any, Any, Any]:
+    """In Flax NNX, and with its weights: Linen's params, Haiku's params, the model in Equinox."""
+    model = example("flax_nnx").LanguageModel(sizes, nnx.Rngs(0))
     # Copies, because training changes the model where it is.
     weights = jax.tree.map(jnp.array, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    linen = flax_linen.LanguageModel(sizes)
-    other = of_equinox(equinox.LanguageModel(sizes, jax.random.key(1)), weights)
+    other = eqx.filter_eval_shape(example("equinox").LanguageModel, sizes, jax.random.key(0))
+    return model, of_linen(weights), of_haiku(weights), of_equinox(other, weights)
 
-    tokens = next(draw_batches(text, sizes))
-    plain = optax.softmax_cross_entropy_with_integer_labels(model(tokens[:, :-1]), tokens[:, 1:])
+
+def test_the_same_weights_give_the_same_losses() -> None:
+    sizes = SMALL._replace(layers=2, mixed=False)
+    text = read_text(sizes)
+    flax_nnx, flax_linen, haiku, equinox = map(example, NAMES)
+    model, linen_params, haiku_params, other = four_models(sizes)
     want = flax_nnx.train(model, text, sizes)
     assert len(want) == sizes.batches
-    # A loss is the sum of some hundred terms, each rounded by 6e-8 of itself a few times.
-    assert want[0] == pytest.approx(float(plain.mean()), rel=1e-5)
-    # From the third batch on it follows from the gradients of the first two as well.
-    losses = flax_linen.train(linen, of_linen(weights), text, sizes)[1]
+    # A loss is the sum of some hundred terms, each rounded by 6e-8 of itself a few times. From the
+    # third batch on it follows from the gradients of the first two as well.
+    linen = flax_linen.LanguageModel(sizes)
+    losses = flax_linen.train(linen, linen_params, text, sizes)[1]
     assert losses == pytest.approx(want, rel=1e-5)
-    losses = haiku.train(haiku.make_model(sizes), of_haiku(weights), text, sizes)[1]
+    losses = haiku.train(haiku.make_model(sizes), haiku_params, text, sizes)[1]
     assert losses == pytest.approx(want, rel=1e-5)
     losses = equinox.train(other, text, sizes)[1]
     assert losses == pytest.approx(want, rel=1e-5)
 
 
+def test_the_same_weights_give_the_same_loss_without_ties() -> None:
+    sizes = SMALL._replace(tied=False, mixed=False)
+    tokens = next(draw_batches(read_text(sizes), sizes))
+    flax_nnx, flax_linen, haiku, equinox = map(example, NAMES)
+    model, linen_params, haiku_params, other = four_models(sizes)
+
+    @nnx.jit
+    def losses(model: Any) -> list[jax.Array]:
+        logits = model(tokens[:, :-1])
+        plain = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+        return [
+            plain.mean(),
+            flax_nnx.mean_loss(model, tokens),
+            flax_linen.mean_loss(linen_params, flax_linen.LanguageModel(sizes), tokens),
+            haiku.mean_loss(haiku_params, haiku.make_model(sizes), tokens),
+            equinox.mean_loss(other, tokens),
+        ]
+
+    plain, *found = map(float, losses(model))
+    assert found == pytest.approx([plain] * 4, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_in_mixed_precision(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    example(name).main(SMALL._replace(batches=40))
+    example(name).main(SMALL._replace(batches=40, tied=False))
     printed = capsys.readouterr().out
     losses = [float(x) for x in re.search(r"^loss: (.*)$", printed, re.MULTILINE)[1].split()]
     assert len(losses) == 8
@@ -156,3 +179,27 @@ def test_learns_in_mixed_precision(name: str, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("name", NAMES)
 def test_is_one_short_file(name: str) -> None:
     assert len(Path(example(name).__file__).read_text().splitlines()) < 150
+
+
+def test_kernels_are_where_the_document_says() -> None:
+    sizes = SMALL._replace(tied=False)
+    flax_nnx, flax_linen, _, equinox = map(example, NAMES)
+    tokens = jnp.zeros([1, sizes.length], jnp.int32)
+
+    def layers(tokens: jax.Array) -> jax.Array:
+        embed = hk.Embed(sizes.vocabulary, sizes.features, name="embed")
+        return hk.Linear(sizes.vocabulary, name="head")(embed(tokens))
+
+    scopes = {
+        "Flax NNX": lambda: {"model": flax_nnx.LanguageModel(sizes, nnx.Rngs(0))},
+        "Flax Linen": lambda: flax_linen.LanguageModel(sizes).init(jax.random.key(0), tokens),
+        "Haiku": lambda: {"params": hk.transform(layers).init(jax.random.key(0), tokens)},
+        "Equinox": lambda: {"model": equinox.LanguageModel(sizes, jax.random.key(0))},
+    }
+    text = (Path(__file__).parents[1] / "docs" / "frameworks.md").read_text()
+    rows = re.findall(r"^\| ([A-Z][\w ]+) \| `(.+)` \| `(.+)` \|$", text, re.MULTILINE)
+    assert [name for name, *_ in rows] == list(scopes)
+    for name, *expressions in rows:
+        for expression in expressions:
+            kernel = jax.eval_shape(lambda e=expression, scope=scopes[name]: eval(e, scope()))
+            assert kernel.shape == (sizes.features, sizes.vocabulary)
