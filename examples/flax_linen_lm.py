@@ -136,7 +136,7 @@ def main(sizes: Sizes) -> None:
     """Train, test and report."""
     text = read_text(sizes)
     model = LanguageModel(sizes)
-    params = model.init(jax.random.key(0), text.test[:, :-1])["params"]
+    params = jax.jit(model.init)(jax.random.key(0), text.test[:, :-1])["params"]
     params, losses = train(model, params, text, sizes)
     report(losses, *map(float, evaluate(params, model, text.test)))
 

@@ -127,7 +127,7 @@ def main(sizes: Sizes) -> None:
     """Train, test and report."""
     text = read_text(sizes)
     model = make_model(sizes)
-    params = model.init(jax.random.key(0), text.test[:, :-1])
+    params = jax.jit(model.init)(jax.random.key(0), text.test[:, :-1])
     params, losses = train(model, params, text, sizes)
     report(losses, *map(float, evaluate(params, model, text.test)))
 
