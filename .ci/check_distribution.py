@@ -55,7 +55,17 @@ def metadata_problems(metadata: Message) -> dict[str, set[str]]:
         "runtime requirements": {re.match(r"\w+", r)[0] for r in requirements}
         ^ {"jax", "jaxlib", "chex"},
         "extras": set(metadata.get_all("Provides-Extra"))
-        ^ {"browser", "dev", "docs", "examples", "frameworks", "notebooks", "oracles", "test", "tpu"},
+        ^ {
+            "browser",
+            "dev",
+            "docs",
+            "examples",
+            "frameworks",
+            "notebooks",
+            "oracles",
+            "test",
+            "tpu",
+        },
     }
 
 

@@ -1,7 +1,9 @@
 """Rows in blocks: how they are cut, padded, scanned and put back.
 
 Block ``k`` of ``K`` holds the rows ``k, k + K, k + 2K, ...``. Rows that are sharded over a mesh
-then stay sharded inside every block; contiguous blocks would be gathered one by one.
+then stay sharded inside every block; contiguous blocks would be gathered one by one. Inside
+shard_map nothing is sharded any more, and contiguous blocks save the copy that a TPU makes of
+strided ones.
 """
 
 import math
@@ -37,6 +39,7 @@ class Plan(NamedTuple):
     num_rows: Any  # an int, or a symbolic dimension of jax.export
     block_size: int
     num_blocks: Any
+    axis: int  # of [C, K, ...] or [K, C, ...], which counts the blocks
 
     @property
     def padding(self) -> Any:
@@ -46,12 +49,18 @@ class Plan(NamedTuple):
     def is_padded(self) -> bool:
         return not isinstance(self.num_rows, int) or bool(self.padding)
 
+    @property
+    def grid(self) -> tuple[Any, Any]:
+        """The first dimensions of rows that are cut."""
+        size = self.block_size, self.num_blocks
+        return size if self.axis else size[::-1]
+
     def cut(self, rows: Array) -> Array:
-        """[C K, ...] -> [C, K, ...]: a view, in which axis 1 counts the blocks."""
-        return rows.reshape((self.block_size, self.num_blocks, *rows.shape[1:]))
+        """[C K, ...] -> [C, K, ...] or [K, C, ...], a view."""
+        return rows.reshape((*self.grid, *rows.shape[1:]))
 
     def join(self, blocks: Array) -> Array:
-        """[C, K, ...] -> [C K, ...]."""
+        """Undo ``cut``."""
         return blocks.reshape((self.block_size * self.num_blocks, *blocks.shape[2:]))
 
 
@@ -93,14 +102,16 @@ _PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
 def make_plan(fn: Callable[..., Any], params: Any, rows: Any, block_size: int | None) -> Plan:
     """At most ``block_size`` rows in a block, evened out so that there is little padding."""
     num_rows = jax.tree.leaves(rows)[0].shape[0]
+    mesh = jax.sharding.get_abstract_mesh()
+    axis = 0 if mesh.manual_axes and not mesh.auto_axes else 1
     size = _default_block_size(fn, params, rows) if block_size is None else block_size
     if not isinstance(num_rows, int):  # symbolic: nothing to even out
         size = min(size, _MOST_ROWS) if block_size is None else size
-        return Plan(num_rows, size, (num_rows + size - 1) // size)
+        return Plan(num_rows, size, (num_rows + size - 1) // size, axis)
     if num_rows == 0:
-        return Plan(0, 1, 0)
+        return Plan(0, 1, 0, axis)
     num_blocks = -(-num_rows // size)
-    return Plan(num_rows, -(-num_rows // num_blocks), num_blocks)
+    return Plan(num_rows, -(-num_rows // num_blocks), num_blocks, axis)
 
 
 def _default_block_size(fn: Callable[..., Any], params: Any, rows: Any) -> int:
@@ -222,7 +233,7 @@ def scan_blocks(
     plan: Plan,
     streamed: frozenset[int] | None,
 ) -> tuple[Any, Leaves]:
-    """``carry, results = step(carry, block)`` over the blocks; ``results`` are [C, K, ...] to fill.
+    """``carry, results = step(carry, block)`` over the blocks; ``results`` are cut arrays to fill.
 
     With ``streamed=None`` blocks are read from the rows and written to the results in place: no
     copy of the rows is made, but reverse mode would take quadratic time. For a scan that is
@@ -235,7 +246,7 @@ def scan_blocks(
     blocks = [plan.cut(x) for x in leaves]
 
     def read(k: Array, given: Leaves) -> Operands:
-        values = [lax.dynamic_index_in_dim(x, k, 1, keepdims=False) for x in blocks]
+        values = [lax.dynamic_index_in_dim(x, k, plan.axis, keepdims=False) for x in blocks]
         for i, value in zip(sorted(streamed or ()), given, strict=True):
             values[i] = value
         return Operands(operands.shared, operands.fill, *tree.unflatten(values))
@@ -246,14 +257,15 @@ def scan_blocks(
         def body(carry: Any, xs: tuple[Array, Leaves]) -> tuple[Any, Leaves]:
             return step(carry, read(*xs))
 
-        xs = (counter, [jnp.swapaxes(blocks[i], 0, 1) for i in sorted(streamed)])
+        xs = (counter, [jnp.moveaxis(blocks[i], plan.axis, 0) for i in sorted(streamed)])
         carry, rows = lax.scan(jax.checkpoint(body, prevent_cse=False), init, xs)
-        return carry, [plan.join(jnp.swapaxes(x, 0, 1)) for x in rows]
+        return carry, [plan.join(jnp.moveaxis(x, 0, plan.axis)) for x in rows]
 
     def body_in_place(state: tuple[Any, Leaves], k: Array) -> tuple[tuple[Any, Leaves], None]:
         carry, rows = step(state[0], read(k, []))
+        pairs = zip(state[1], rows, strict=True)
         update = lax.dynamic_update_index_in_dim
-        return (carry, [update(x, r, k, 1) for x, r in zip(state[1], rows, strict=True)]), None
+        return (carry, [update(x, row, k, plan.axis) for x, row in pairs]), None
 
     (carry, results), _ = lax.scan(body_in_place, (init, results), counter)
     return carry, [plan.join(x) for x in results]

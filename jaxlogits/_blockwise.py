@@ -82,8 +82,7 @@ def blockwise_map(
             def step(_: None, now: Operands) -> tuple[None, Leaves]:
                 return None, block.call(now.shared, now.rows)
 
-            size = (plan.block_size, plan.num_blocks)
-            empty = [zeros((*size, *t.shape[1:]), t.dtype, t) for t in block.types]
+            empty = [zeros((*plan.grid, *t.shape[1:]), t.dtype, t) for t in block.types]
             return scan_blocks(step, None, empty, Operands(*args), plan, streamed)[1]
 
         results = differentiable(run, accumulators(block, None))(*operands)

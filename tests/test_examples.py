@@ -88,6 +88,21 @@ def test_big_vocabulary_gives_the_same_with_less(tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_mesh_gives_the_same_losses(tmp_path: Path) -> None:
+    example, figure = load("mesh"), tmp_path / "mesh.png"
+    options = example.Options(
+        num_files=20, vocabulary_size=512, features=16, batch_size=64, steps=5
+    )
+    # optax multiplies a step's number, an integer, by a float.
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
+        difference = example.main(options, figure)
+    assert difference < 2e-6
+    first, last = re.search(r"^8 devices: loss (\S+) -> (\S+)$", output.getvalue(), re.M).groups()
+    assert float(last) < float(first) - 0.1
+    assert re.search(r"1 device: .*\n .* sent in a step: nothing", output.getvalue())
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
 def test_decode_writes_by_every_rule(tmp_path: Path) -> None:
     example, figure = load("decode"), tmp_path / "decode.png"
     options = example.Options(features=4, width=32, steps=200, batch_size=32, length=10)
