@@ -54,18 +54,7 @@ def metadata_problems(metadata: Message) -> dict[str, set[str]]:
         "classifiers": set(project["classifiers"]) ^ set(metadata.get_all("Classifier")),
         "runtime requirements": {re.match(r"\w+", r)[0] for r in requirements}
         ^ {"jax", "jaxlib", "chex"},
-        "extras": set(metadata.get_all("Provides-Extra"))
-        ^ {
-            "browser",
-            "dev",
-            "docs",
-            "examples",
-            "frameworks",
-            "notebooks",
-            "oracles",
-            "test",
-            "tpu",
-        },
+        "extras": set(metadata.get_all("Provides-Extra")) ^ set(project["optional-dependencies"]),
     }
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -157,11 +158,15 @@ def test_imports_only_the_runtime_dependencies(path: Path) -> None:
 
 def test_import_adds_less_than_60_ms() -> None:
     # Processor time, which other programs hardly disturb; the best of a few, because what disturbs
-    # it can only add to it, and the first run may have to compile.
+    # it can only add to it, and the first run may have to compile, which it must be able to keep.
+    keeping = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     program = (
         "import time, jax, chex; start = time.process_time(); import jaxlogits; "
         "print(time.process_time() - start)"
     )
     command = [sys.executable, "-c", program]
-    runs = [subprocess.run(command, cwd=ROOT, capture_output=True, check=True) for _ in range(5)]
+    runs = [
+        subprocess.run(command, cwd=ROOT, env=keeping, capture_output=True, check=True)
+        for _ in range(5)
+    ]
     assert min(float(run.stdout) for run in runs) < 0.060
