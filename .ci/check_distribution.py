@@ -66,7 +66,7 @@ def sdist_problems(path: Path) -> dict[str, set[str]]:
         Path(name) for name in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]
     ]
     files = {str(p) for p in included if p.is_file()} | ROOT_FILES
-    kinds = ("*.py", "*.md", "*.png", "*.js", "*.css", "*.html", "*.typed", "*.yml", "run")
+    kinds = ("*.py", "*.md", "*.ipynb", "*.png", "*.js", "*.css", "*.html", "*.typed", "*.yml", "run")
     files |= {str(p) for folder in included for kind in kinds for p in folder.rglob(kind)}
     files = {f for f in files if not re.match(r"docs/api/|examples/output/|.*__pycache__", f)}
     return {
