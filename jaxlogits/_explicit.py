@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlogits._mesh import axis_names, vary_over
+from jaxlogits._mesh import axis_names
 from jaxlogits._typing import AxisName
 
 P = ParamSpec("P")
@@ -142,7 +142,7 @@ def on_split_rows(
         over = tuple(name for names in lead for name in axis_names(names))
 
         def local(shared: Any, rows: Any) -> Any:
-            result = fn(*vary_over((shared, rows), over))
+            result = fn(shared, rows)
             return jax.lax.psum(result, over) if total else result
 
         if _is_bound(over):
