@@ -505,6 +505,7 @@ def test_explicit_mesh() -> None:
         (jl.softmax_kl_divergence, (z, other), {}),
         (jl.entmax, (z, SHARE + 1.0), {}),
         (jl.keep_top_p, (z, 0.5), {}),
+        (jax.vmap(jl.softmax), (z,), {}),
     ]
     for fn, args, options in cases:
 
@@ -530,6 +531,18 @@ def test_explicit_mesh_of_a_linear_head() -> None:
         value, gradients = step(*placed(mesh, specs))
         assert_close((value, gradients), want)
         assert [jax.typeof(g).sharding.spec for g in gradients] == [rows, of_kernel]
+    hidden, kernel, labels = placed(mesh, (rows, P(None, "model"), P("data")))
+    log_probs = jl.linear_log_probs(hidden, kernel, labels)
+    assert_close(log_probs, jl.linear_log_probs(*LAYER))
+    assert jax.typeof(log_probs).sharding.spec == P("data")
+
+
+def test_values_are_checked_on_every_device() -> None:
+    local = functools.partial(jl.softmax_cross_entropy_with_integer_labels, axis_name="model")
+    specs = (P("data", "model"), P("data"))
+    loss = jax.shard_map(local, mesh=TWO.mesh, in_specs=specs, out_specs=P("data"))
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 48\), got values in"):
+        jl.checked(jax.jit(loss))(LOGITS, LABELS.at[3].set(K))
 
 
 def test_explicit_rows_of_any_function() -> None:
