@@ -532,7 +532,7 @@ def test_explicit_mesh_of_a_linear_head() -> None:
         assert_close((value, gradients), want)
         assert [jax.typeof(g).sharding.spec for g in gradients] == [rows, of_kernel]
     hidden, kernel, labels = placed(mesh, (rows, P(None, "model"), P("data")))
-    log_probs = jl.linear_log_probs(hidden, kernel, labels)
+    log_probs = jax.jit(jl.linear_log_probs)(hidden, kernel, labels)
     assert_close(log_probs, jl.linear_log_probs(*LAYER))
     assert jax.typeof(log_probs).sharding.spec == P("data")
 
