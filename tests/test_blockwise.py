@@ -109,7 +109,7 @@ def all_jitted(results: Callable[[tf.Joined], tf.Results], f: tf.Joined) -> tf.R
 
 @KINDS
 def test_values(kind: str) -> None:
-    want = plain(*FLOATS, kind=kind)
+    want = jax.jit(plain, static_argnames="kind")(*FLOATS, kind=kind)
     for result in all_jitted(tf.values, joined(blockwise, kind)).values():
         assert_close(result, want)
 
@@ -118,7 +118,7 @@ def test_values(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["map", "sum"])
 def test_gradients(kind: str) -> None:
     reference = joined(plain, kind)
-    want = jax.grad(reference.number)(reference.point)
+    want = jax.jit(jax.grad(reference.number))(reference.point)
     for result in all_jitted(tf.gradients, joined(blockwise, kind)).values():
         assert_close(result, want)
 
@@ -126,20 +126,20 @@ def test_gradients(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["map", "sum"])
 def test_hessians(kind: str) -> None:
     reference = joined(plain, kind)
-    want = jax.hessian(reference.number)(reference.point)
+    want = jax.jit(jax.hessian(reference.number))(reference.point)
     for result in all_jitted(tf.hessians, joined(blockwise, kind)).values():
         assert_close(result, want)
 
 
 def test_without_jit() -> None:
-    want = jax.value_and_grad(plain, argnums=(0, 1, 2))(*FLOATS)
+    want = jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2)))(*FLOATS)
     assert_close(jax.value_and_grad(blockwise, argnums=(0, 1, 2))(*FLOATS), want)
 
 
 def test_jitted_jacfwd_gives_the_same_every_time() -> None:
     # A rule that instantiates zero tangents gave garbage here, another one in each run.
     fn = jax.jit(jax.jacfwd(blockwise))
-    want = jax.grad(plain)(*FLOATS)
+    want = jax.jit(jax.grad(plain))(*FLOATS)
     for _ in range(5):
         assert_close(fn(*FLOATS), want)
 
@@ -191,9 +191,9 @@ def test_shard_map_with_its_types_checked(kind: str) -> None:
 
     argnums = (0, 1, 2)
     got = jax.jit(jax.value_and_grad(total, argnums))(*FLOATS)
-    assert_close(got, jax.value_and_grad(number, argnums)(*FLOATS))
+    assert_close(got, jax.jit(jax.value_and_grad(number, argnums))(*FLOATS))
     got = jax.jit(jax.hessian(total))(*FLOATS)
-    assert_close(got, jax.hessian(number)(*FLOATS))
+    assert_close(got, jax.jit(jax.hessian(number))(*FLOATS))
 
 
 def test_shard_map_differentiates_what_is_closed_over() -> None:
@@ -208,7 +208,7 @@ def test_shard_map_differentiates_what_is_closed_over() -> None:
         return jax.shard_map(local, **SPECS, out_specs=P())(params, hidden, LABELS, weights)
 
     got = jax.jit(jax.value_and_grad(total))(*FLOATS)
-    assert_close(got, jax.value_and_grad(plain)(*FLOATS))
+    assert_close(got, jax.jit(jax.value_and_grad(plain))(*FLOATS))
 
 
 def test_sharded_rows_and_classes_on_four_devices() -> None:
@@ -235,7 +235,8 @@ def test_sharded_rows_and_classes_on_four_devices() -> None:
     split = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
     auto = jl.blockwise_sum(head, block_size=8)
     for transform in (jax.value_and_grad, jax.hessian):
-        want = transform(lambda *args: head(*args, labels).sum(), argnums=(0, 1))(kernel, hidden)
+        whole = transform(lambda *args: head(*args, labels).sum(), argnums=(0, 1))
+        want = jax.jit(whole)(kernel, hidden)
         for fn in (split, auto):
             of = transform(lambda *args, fn=fn: fn(*args, labels), argnums=(0, 1))
             assert_close(jax.jit(of)(kernel, hidden), want)
@@ -262,11 +263,10 @@ def test_export_with_a_symbolic_number_of_rows(kind: str) -> None:
     ]
     exported = export.export(jax.jit(jax.value_and_grad(loss, argnums=(0, 1))))(*specs)
     reloaded = export.deserialize(exported.serialize())
+    whole = jax.jit(jax.value_and_grad(lambda *args: jnp.sum(head(*args)), argnums=(0, 1)))
     for n in (1, BLOCK, N):
         got = reloaded.call(PARAMS, HIDDEN[:n], LABELS[:n])
-        value, gradients = jax.value_and_grad(lambda *args: jnp.sum(head(*args)), argnums=(0, 1))(
-            PARAMS, HIDDEN[:n], LABELS[:n]
-        )
+        value, gradients = whole(PARAMS, HIDDEN[:n], LABELS[:n])
         count = n if kind == "mean" else 1
         assert_close(got, jax.tree.map(lambda x, c=count: x / c, (value, gradients)))
 
@@ -298,8 +298,8 @@ def test_differentiates_what_fn_closes_over(kind: str) -> None:
     got = number(lambda fn: transform(fn, block_size=BLOCK))
     want = number(lambda fn: lambda *args: fn(*args) / (N if kind == "mean" else 1))
     args = (PARAMS, HIDDEN)
-    assert_close(jax.jit(jax.grad(jax.jit(got)))(*args), jax.grad(want)(*args))
-    assert_close(jax.jit(jax.hessian(got))(*args), jax.hessian(want)(*args))
+    assert_close(jax.jit(jax.grad(jax.jit(got)))(*args), jax.jit(jax.grad(want))(*args))
+    assert_close(jax.jit(jax.hessian(got))(*args), jax.jit(jax.hessian(want))(*args))
 
 
 def test_batches_what_fn_closes_over() -> None:
@@ -335,7 +335,7 @@ def test_any_number_of_rows_in_blocks_of_any_size(kind: str, rows: int, block: i
         return jnp.sum(head(params, hidden, LABELS[:rows])) / (rows if kind == "mean" else 1)
 
     got = jax.jit(jax.value_and_grad(number, argnums=(0, 1)))(*args)
-    assert_close(got, jax.value_and_grad(wanted, argnums=(0, 1))(*args))
+    assert_close(got, jax.jit(jax.value_and_grad(wanted, argnums=(0, 1)))(*args))
 
 
 @KINDS
@@ -381,10 +381,10 @@ def test_rows_that_do_not_count_may_hold_anything(how: str) -> None:
     def both(transform: Callable[..., Any]) -> Any:
         return jax.jit(transform(masked, (0, 1)), static_argnums=3)(*args)
 
-    want = jax.value_and_grad(wanted, (0, 1))(PARAMS, HIDDEN)
+    want = jax.jit(jax.value_and_grad(wanted, (0, 1)))(PARAMS, HIDDEN)
     assert_close(both(jax.value_and_grad), want)
     if how in ("where", "float weights"):
-        want = jax.hessian(wanted)(PARAMS, HIDDEN)
+        want = jax.jit(jax.hessian(wanted))(PARAMS, HIDDEN)
         assert_close(both(lambda fn, _: jax.hessian(fn)), want)
         assert_close(both(lambda fn, _: jax.jacrev(jax.jacrev(fn))), want)
 
@@ -415,7 +415,7 @@ def test_a_zero_weight_has_its_own_derivatives() -> None:
     # Reweighting examples differentiates the gradient at weights that are all 0.
     zero = jnp.where(KEEP, WEIGHTS, 0.0)
     args = (PARAMS, HIDDEN, zero)
-    assert_close(jax.jit(jax.grad(blockwise, 2))(*args), jax.grad(plain, 2)(*args))
+    assert_close(jax.jit(jax.grad(blockwise, 2))(*args), jax.jit(jax.grad(plain, 2))(*args))
 
     def mixed(fn: Callable[..., Any]) -> Callable[..., Any]:
         return jax.jit(jax.jacrev(jax.grad(fn), 2))
@@ -427,14 +427,14 @@ def test_several_row_dimensions() -> None:
     hidden, labels = HIDDEN[:10].reshape(2, 5, D), LABELS[:10].reshape(2, 5)
     keep = KEEP[:10].reshape(2, 5)
     options = {"row_ndim": 2, "block_size": BLOCK}
-    losses = jl.blockwise_map(head, **options)(PARAMS, hidden, labels)
-    assert_close(losses, head(PARAMS, HIDDEN[:10], LABELS[:10]).reshape(2, 5))
-    mean = jl.blockwise_mean(head, **options)
-    assert_close(mean(PARAMS, hidden, labels, where=keep), losses.mean(where=keep))
+    losses = jax.jit(jl.blockwise_map(head, **options))(PARAMS, hidden, labels)
+    assert_close(losses, jax.jit(head)(PARAMS, HIDDEN[:10], LABELS[:10]).reshape(2, 5))
+    mean = jax.jit(jax.value_and_grad(jl.blockwise_mean(head, **options), argnums=1))
+    value, gradient = mean(PARAMS, hidden, labels, where=keep)
+    assert_close(value, losses.mean(where=keep))
     halves = jnp.array([[1.0], [3.0]])
-    got = jl.blockwise_sum(head, **options)(PARAMS, hidden, labels, weights=halves)
+    got = jax.jit(jl.blockwise_sum(head, **options))(PARAMS, hidden, labels, weights=halves)
     assert_close(got, jnp.sum(losses * jnp.broadcast_to(halves, losses.shape)))
-    gradient = jax.grad(mean, argnums=1)(PARAMS, hidden, labels, where=keep)
     assert gradient.shape == hidden.shape
 
 
@@ -455,13 +455,12 @@ def test_rows_and_params_of_any_kind() -> None:
         return fn(*args)[0]
 
     got = jax.grad(jl.blockwise_sum(loss, block_size=BLOCK), allow_int=True)(params, rows, KEEP)
-    want = jax.grad(lambda *args: loss(*args).sum(), allow_int=True)(params, rows, KEEP)
-    assert_close(got[0], want[0])
+    want = jax.grad(lambda *args: loss(*args).sum(), allow_int=True)
+    assert_close(got[0], jax.jit(want)(params, rows, KEEP)[0])
+    losses = jax.jit(loss)(params, rows, KEEP)
     masked = jl.blockwise_mean(loss, block_size=BLOCK)(params, rows, KEEP, where=KEEP)
-    assert_close(masked, loss(params, rows, KEEP).mean(where=KEEP))
-    assert_close(
-        jl.blockwise_map(loss, block_size=BLOCK)(params, rows, KEEP), loss(params, rows, KEEP)
-    )
+    assert_close(masked, losses.mean(where=KEEP))
+    assert_close(jax.jit(jl.blockwise_map(loss, block_size=BLOCK))(params, rows, KEEP), losses)
 
 
 def test_params_without_a_float() -> None:
@@ -471,7 +470,8 @@ def test_params_without_a_float() -> None:
     total = jl.blockwise_sum(fn, block_size=BLOCK)
     args = (jnp.int32(1), HIDDEN, LABELS)
     assert_close(total(*args), fn(*args).sum())
-    assert_close(jax.grad(total, 1)(*args), jax.grad(lambda *args: fn(*args).sum(), 1)(*args))
+    whole = jax.jit(jax.grad(lambda *args: fn(*args).sum(), 1))
+    assert_close(jax.jit(jax.grad(total, 1))(*args), whole(*args))
     nothing = jl.blockwise_map(lambda _, hidden: hidden.sum(axis=1), block_size=BLOCK)
     assert_close(nothing(None, HIDDEN), HIDDEN.sum(axis=1))
 
@@ -581,7 +581,7 @@ def test_sums_are_float32(dtype: Any) -> None:
 def test_float64() -> None:
     args = jax.tree.map(lambda x: x.astype(jnp.float64), FLOATS)
     got = jax.jit(jax.value_and_grad(blockwise, (0, 1, 2)))(*args)
-    want = jax.value_and_grad(plain, (0, 1, 2))(*args)
+    want = jax.jit(jax.value_and_grad(plain, (0, 1, 2)))(*args)
     assert all(x.dtype == jnp.float64 for x in jax.tree.leaves(got))
     assert_close(got, want, ulps=100 * 2**-29)
 
