@@ -10,8 +10,8 @@ import pytest
 # For tests of meshes; everything else runs on the first of them.
 jax.config.update("jax_num_cpu_devices", 8)
 
-# Programs for a type checker, which don't run.
-collect_ignore = ["typing"]
+# A program that tests start, and programs for a type checker, which don't run.
+collect_ignore = ["processes.py", "typing"]
 
 # The same examples in every run; `HYPOTHESIS_PROFILE=explore pytest` looks for new ones.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
