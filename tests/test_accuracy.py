@@ -61,6 +61,7 @@ def test_every_number_of_16_bits(name: str, dtype: Any) -> None:
     assert_within_budget(name, compiled(name)(x), x)
 
 
+@pytest.mark.newest
 @each_function
 def test_float32_at_a_stride(name: str) -> None:
     function = compiled(name)
@@ -117,6 +118,7 @@ HIGHER = {
 }
 
 
+@pytest.mark.newest
 @each_function
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.usefixtures("x64")

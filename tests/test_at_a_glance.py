@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.newest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 

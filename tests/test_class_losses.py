@@ -81,6 +81,7 @@ LOSSES = [
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 
 
+@pytest.mark.newest
 @each_loss
 def test_value_and_derivatives_at_every_gap(loss: Loss) -> None:
     def fn(z: jax.Array, label: jax.Array) -> jax.Array:
@@ -229,6 +230,7 @@ def test_any_axes_hold_the_classes_in_their_order(shape: tuple[int, ...], axis: 
         np.testing.assert_array_equal(fn(z, dense, axis=axis), fn(rows, one_hot))
 
 
+@pytest.mark.newest
 @hypothesis.settings(max_examples=20)
 @hypothesis.given(
     z=hnp.arrays(np.float32, (4, 6), elements=st.floats(-8, 8, width=32)),

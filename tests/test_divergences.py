@@ -90,6 +90,7 @@ def relative_error(got: Any, want: Any, floor: float = 0.0) -> float:
 NEAR = {name: 1e-6 if "jensen" in name else 5e-7 for name in PAIRS}
 
 
+@pytest.mark.newest
 @each_divergence
 @pytest.mark.parametrize("num_classes", [2, 50])
 def test_nearly_equal_rows(name: str, num_classes: int) -> None:
@@ -105,6 +106,7 @@ def test_nearly_equal_rows(name: str, num_classes: int) -> None:
     assert relative_error(got, ro.of_rows(oracle, a, b)) <= NEAR[name]
 
 
+@pytest.mark.newest
 def test_equal_rows_are_no_distance_apart() -> None:
     rows = ro.random_rows(20, 64)
 
@@ -149,6 +151,7 @@ def test_entropy(rows: np.ndarray) -> None:
         assert relative_error(one, exact) <= far_budget(row, row), row
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("num_classes", [1, 2, 1000, 128256])
 def test_entropy_of_equal_logits(num_classes: int) -> None:
     z = jnp.full([num_classes], 3.0)
@@ -162,6 +165,7 @@ def all_of(a: Any, b: Any) -> Any:
     return *(fn(a, b) for fn in divergences), jl.entropy(a)
 
 
+@pytest.mark.newest
 def test_many_classes() -> None:
     """Against float64; 128256 classes of almost equal rows, as a distilled vocabulary has them."""
     rng = np.random.default_rng(7)
@@ -230,6 +234,7 @@ def test_gradients_and_second_derivatives(name: str) -> None:
         assert relative_error(hessian, ro.hessian(number, rows.ravel()), 1.0) <= budget
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("z", [[50.0, 0, 0], [0.5, 0.25, 0.25], [87, 86, 0]])
 def test_entropy_gradient(z: list[float]) -> None:
     z = np.float32(z)
@@ -260,6 +265,7 @@ def test_total_variation_has_slope_0_at_a_tie() -> None:
     np.testing.assert_allclose(jax.jit(jax.grad(jl.total_variation))(a, b), want, rtol=8 * EPS)
 
 
+@pytest.mark.newest
 def test_teacher_at_another_temperature() -> None:
     """The derivative in the temperature, which -inf logits have no part in."""
     student, teacher = np.float32([1, 0, -2, 5]), np.float32([3, 0.5, 0, 1])
@@ -449,6 +455,7 @@ LOGITS = hnp.arrays(
 )
 
 
+@pytest.mark.newest
 @hypothesis.given(LOGITS, st.sampled_from([1.0, 1e-3, 1e-6]))
 def test_inequalities(rows: np.ndarray, step: float) -> None:
     a, b = rows[0], rows[0] + np.float32(step) * rows[1]

@@ -147,11 +147,13 @@ def test_numbers_that_everyone_knows() -> None:
     assert jl.softplus(jnp.float32(0)) == jl.log1mexp(jnp.float32(np.log(2))) * -1
 
 
+@pytest.mark.newest
 def test_logit_of_the_complement_is_its_negative() -> None:
     p = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1, 1000), jnp.float32)
     np.testing.assert_array_equal(jl.logit(1 - p), -jl.logit(p))  # 1 - p is exact
 
 
+@pytest.mark.newest
 def test_logit_and_sigmoid_undo_each_other() -> None:
     x = -jnp.abs(reals("float64"))
     # Each is right to 2 ulp, and the error of the inner one is multiplied by x p logit'(p), which
@@ -177,6 +179,7 @@ def test_the_two_answers_share_one() -> None:
     np.testing.assert_allclose(got[small], want[small], rtol=16 * 2**-23)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("x", [17.0, 20.0, 50.0, 87.0])
 def test_derivative_of_sigmoid_is_as_right_far_out_as_near(x: float) -> None:
     """s (1 - s) is 0 here. All derivatives are exp(-x) but for its square, below 2^-24 of it."""

@@ -17,6 +17,7 @@ import scipy.stats
 
 import jaxlogits as jl
 
+pytestmark = pytest.mark.newest
 PAGE = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
 Arrays = dict[str, np.ndarray]
 Names = dict[str, Any]

@@ -16,6 +16,7 @@ import scipy.special
 
 import jaxlogits as jl
 
+pytestmark = pytest.mark.newest
 INF, NAN = np.inf, np.nan
 OPTAX = [
     "sigmoid_binary_cross_entropy",

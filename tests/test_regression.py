@@ -60,6 +60,7 @@ def anes96() -> Fitted:
     return Fitted(fit_multinomial(x, y, 7), sm.MNLogit(y, x).fit(disp=0, tol=1e-14))
 
 
+@pytest.mark.newest
 @x64
 @pytest.mark.parametrize("fitted", [spector, fair, star98, anes96])
 def test_statsmodels(fitted: Callable[[], Fitted]) -> None:
@@ -80,6 +81,7 @@ def test_statsmodels(fitted: Callable[[], Fitted]) -> None:
         close(ours.deviance, theirs.deviance)
 
 
+@pytest.mark.newest
 @x64
 def test_sklearn_with_a_penalty() -> None:
     rng = np.random.default_rng(0)

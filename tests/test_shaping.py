@@ -57,6 +57,7 @@ SLOPES = {
 }
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ONE_ARGUMENT)
 def test_accuracy(name: str) -> None:
     fn, oracle = ONE_ARGUMENT[name]
@@ -154,6 +155,7 @@ def test_edges_of_adjust_prior() -> None:
         jl.checked(jl.adjust_prior)(z, source, target)
 
 
+@pytest.mark.newest
 def test_bayes() -> None:
     """Counts of a table: what the classifier of one population says of another."""
     joint = np.random.default_rng(0).gamma(2.0, size=[5, 3])  # [features, classes]

@@ -16,6 +16,7 @@ import pytest
 
 import jaxlogits as jl
 
+pytestmark = pytest.mark.newest
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "docs" / "_static" / "logit.js"
 PHONE, DESK = (390, 800), (1400, 900)

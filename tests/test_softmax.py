@@ -33,6 +33,7 @@ def test_values(name: str, rows: np.ndarray) -> None:
     assert ro.ulps(got, want, FLOORS[name]) <= allowed(name, "float32")
 
 
+@pytest.mark.newest
 @each_function
 @pytest.mark.parametrize("num_classes", [3, 64])
 def test_gaps_that_are_rounded(name: str, num_classes: int) -> None:
@@ -52,6 +53,7 @@ def of_each_result(oracle: Callable[..., Any], z: np.ndarray) -> list[Callable[.
     return [lambda x, k=k: np.ravel(oracle(x))[k] for k in range(size)]
 
 
+@pytest.mark.newest
 @each_function
 def test_first_and_second_derivatives_at_every_gap(name: str) -> None:
     """Entry by entry of the Jacobian, so that the derivative of a p close to 1 counts too."""
@@ -111,6 +113,7 @@ def test_two_classes_have_the_difference_of_their_logits() -> None:
     np.testing.assert_array_equal(jl.class_log_odds(z), np.stack([-difference, difference], -1))
 
 
+@pytest.mark.newest
 def test_log_odds_are_the_logit_of_the_softmax() -> None:
     z = ro.random_rows(8, 10, spread=2.0)
     with jax.enable_x64(True):
@@ -168,6 +171,7 @@ def along_axis(oracle: Callable[..., Any], z: Any, axis: Any, where: Any) -> Any
     return np.moveaxis(np.reshape(results, moved_shape), last, axes)
 
 
+@pytest.mark.newest
 @each_function
 @hypothesis.settings(max_examples=20)
 @hypothesis.given(problem=problems())
@@ -189,6 +193,7 @@ def test_any_layout(name: str, problem: tuple[jax.Array, Any, np.ndarray | None]
 ROW = hnp.arrays(np.float32, (4, 6), elements=st.floats(-80, 80, width=32))
 
 
+@pytest.mark.newest
 @hypothesis.settings(max_examples=30)
 @hypothesis.given(z=ROW)
 def test_softmax_sums_to_one_and_so_do_its_relatives(z: np.ndarray) -> None:
@@ -200,6 +205,7 @@ def test_softmax_sums_to_one_and_so_do_its_relatives(z: np.ndarray) -> None:
         np.testing.assert_allclose(other, p, rtol=4 * tolerance, atol=2**-126)
 
 
+@pytest.mark.newest
 @hypothesis.settings(max_examples=30)
 @hypothesis.given(z=ROW.map(np.round), shift=st.integers(-1000, 1000))
 def test_a_shift_changes_only_logsumexp(z: np.ndarray, shift: int) -> None:

@@ -98,12 +98,14 @@ def test_values(name: str, alpha: float, fn: Any, num_classes: int) -> None:
         np.testing.assert_array_equal(np.sum(got > 1e-9, axis=-1)[away], support[away])
 
 
+@pytest.mark.newest
 def test_a_vocabulary() -> None:
     z = np.random.default_rng(3).normal(scale=3, size=[2, 128256]).astype(np.float32)
     for alpha, fn in [(2, jl.sparsemax), (1.5, jl.entmax15), (1.25, lambda z: jl.entmax(z, 1.25))]:
         np.testing.assert_allclose(jax.jit(fn)(z), bisected(z, alpha), rtol=0, atol=1e-6)
 
 
+@pytest.mark.newest
 def test_support_sizes() -> None:
     """The smaller alpha, the more classes."""
     z = jnp.linspace(1.0, -1.0, 5)
@@ -114,6 +116,7 @@ def test_support_sizes() -> None:
     assert int(jnp.sum(jl.sparsemax(z) > 0)) == 2
 
 
+@pytest.mark.newest
 def test_known_alphas_are_the_functions_of_their_name() -> None:
     z = rows(7, 1.0)
     np.testing.assert_array_equal(jl.entmax(z, 2), jl.sparsemax(z))
@@ -121,6 +124,7 @@ def test_known_alphas_are_the_functions_of_their_name() -> None:
     np.testing.assert_array_equal(jl.entmax(z, 1), jl.softmax(z))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("alpha", [2.5, 4.0])
 def test_alpha_above_2(alpha: float) -> None:
     """A root near 0: an error of 2 eps in its argument is one of its root of that."""
@@ -161,6 +165,7 @@ def test_narrow_logits(dtype: str) -> None:
 # The losses.
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("alpha", "num_classes"), [*((alpha, 7) for alpha in ALPHAS), (1.5, 1), (1.25, 500), (2.0, 500)]
 )
@@ -195,6 +200,7 @@ def test_losses(alpha: float, num_classes: int) -> None:
         assert np.all(got >= 0)
 
 
+@pytest.mark.newest
 def test_cross_entropy_at_alpha_1() -> None:
     z, labels = rows(7, 3.0), np.arange(12) % 7
     got = jl.entmax_loss_with_integer_labels(z, labels, alpha=1.0)
@@ -241,6 +247,7 @@ def test_jacobian(name: str, alpha: float, fn: Any) -> None:
         np.testing.assert_allclose(got, want, rtol=0, atol=4 * BUDGETS[name.split()[0]])
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("alpha", [1.0, 1.001, 1.25, 1.5, 1.75, 2.0, 2.5])
 def test_derivative_in_alpha(alpha: float) -> None:
     """Differences of the bisection, forwards at 1; their error is h**2 and 1e-15 / h."""
@@ -453,6 +460,7 @@ def family(z: Any, alpha: Any) -> Any:
     return jl.entmax(z, alpha), jl.entmax(z + 4.0, alpha), jl.entmax(z[::-1], alpha), loss
 
 
+@pytest.mark.newest
 @hypothesis.given(LOGITS, st.floats(1, 2, width=32))
 def test_properties(z: np.ndarray, alpha: float) -> None:
     p, shifted, backwards, loss = map(np.asarray, family(z, np.float32(alpha)))
@@ -614,6 +622,7 @@ def test_refused() -> None:
 # The package of the authors, where it is installed.
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 def test_the_entmax_package(scale: float) -> None:
     with warnings.catch_warnings():

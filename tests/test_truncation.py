@@ -286,6 +286,7 @@ def test_refused() -> None:
 # The order in which inference engines apply them: penalty, temperature, min-p, top-k, top-p.
 
 
+@pytest.mark.newest
 def test_in_the_order_of_vllm() -> None:
     z, counts = rows(50)[6:18], np.random.default_rng(1).integers(0, 2, size=[12, 50])
 
@@ -309,6 +310,7 @@ def test_in_the_order_of_vllm() -> None:
 # Hugging Face transformers, where it is installed.
 
 
+@pytest.mark.newest
 def test_transformers_keeps_the_same() -> None:
     torch = pytest.importorskip("torch")
     process = pytest.importorskip("transformers.generation.logits_process")
