@@ -53,6 +53,7 @@ LOSSES = [
 ]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_value_and_derivatives(loss: Loss) -> None:
     def fn(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -95,6 +96,7 @@ def test_derivatives_by_the_labels(loss: Loss) -> None:
         assert ro.ulps(result, want, size) <= 2 * allowed(loss.fn.__name__, "float32", 1), order
 
 
+@pytest.mark.newest
 def test_third_derivative_on_the_confident_side() -> None:
     """Where 1 - p rounds to 0, all derivatives are of size 1 - p, and of its sign."""
     x = np.float32([-20, -40, -80])

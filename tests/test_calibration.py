@@ -82,6 +82,7 @@ def test_values() -> None:
         np.testing.assert_allclose(got, oracle(z, labels, weights), rtol=1e-12)
 
 
+@pytest.mark.newest
 def test_float32_of_a_million_sure_rows() -> None:
     """The distances are 1e-3 and less; a float32 sum of confidences would lose all of them."""
     rng = np.random.default_rng(0)
@@ -108,6 +109,7 @@ def test_sure_and_right_is_not_perfect() -> None:
 # Bins.
 
 
+@pytest.mark.newest
 def test_reliability_curve_is_sklearns() -> None:
     z, labels = some_rows(500, 3, np.float64)
     z[:2] = 0  # a confidence of 1/3, on an edge of 3 bins

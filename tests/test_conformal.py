@@ -107,6 +107,7 @@ def test_sets() -> None:
     assert jl.conformal_set(scores, jnp.inf).all()
 
 
+@pytest.mark.newest
 def test_coverage() -> None:
     """The truth of a new row is in the set as often as promised, by a model that knows little.
 

@@ -67,6 +67,7 @@ def test_transforms() -> None:
             np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=transform)
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("x64")
 def test_statsmodels() -> None:
     data = sm.datasets.spector.load_pandas()

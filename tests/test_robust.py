@@ -26,6 +26,7 @@ def errors_of(fit: jl.LogisticFit, covariance: Array) -> np.ndarray:
     return np.asarray(jl.standard_errors(fit._replace(covariance=covariance)))
 
 
+@pytest.mark.newest
 @x64
 def test_statsmodels_logit() -> None:
     data = sm.datasets.spector.load_pandas()
@@ -44,6 +45,7 @@ def test_statsmodels_logit() -> None:
         np.testing.assert_allclose(got, np.sqrt(np.diag(want)), rtol=1e-8)
 
 
+@pytest.mark.newest
 @x64
 def test_statsmodels_mnlogit() -> None:
     data = sm.datasets.anes96.load_pandas()

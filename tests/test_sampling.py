@@ -44,7 +44,7 @@ def test_counts(temperature: float) -> None:
 
 def test_rows_are_independent() -> None:
     z = np.broadcast_to(np.float32([0, 1]), [2, 2])
-    first, second = jl.sample(KEY, z, shape=(50000,)).T
+    first, second = jax.jit(lambda: jl.sample(KEY, z, shape=(50000,)).T)()
     assert_drawn(2 * first + second, np.outer(softmax(z[0]), softmax(z[0])).ravel())
 
 
@@ -94,7 +94,7 @@ def test_edges(temperature: float) -> None:
         )
         np.testing.assert_array_equal(classes, EDGE_CLASSES)
         np.testing.assert_array_equal(log_probs, [0, NAN, NAN, NAN, 0, NAN])
-        several = jl.sample_without_replacement(KEY, EDGES, 2, where=EDGE_WHERE)
+        several = jax.jit(lambda: jl.sample_without_replacement(KEY, EDGES, 2, where=EDGE_WHERE))()
         np.testing.assert_array_equal(several[1:], [[-1, -1]] * 3 + [[1, -1], [-1, -1]])
         assert several[0, 0] == 1
         draw = jax.jit(functools.partial(jl.gumbel_softmax, KEY, hard=True))
@@ -108,7 +108,7 @@ def test_edges(temperature: float) -> None:
 def test_masks_and_axes() -> None:
     z = np.zeros([2, 3, 4], np.float32)
     where = np.arange(4) % 2 == 1
-    classes = jl.sample(KEY, z, where=where[None, None], shape=(200,))
+    classes = jax.jit(lambda: jl.sample(KEY, z, where=where[None, None], shape=(200,)))()
     assert set(np.unique(classes)) == {1, 3}
     assert jax.eval_shape(lambda: jl.sample(KEY, z, axis=1, shape=(5,))).shape == (5, 2, 4)
     several = jax.eval_shape(lambda: jl.sample_without_replacement(KEY, z, 2, axis=0))
@@ -125,7 +125,8 @@ def test_log_probs() -> None:
         return jnp.sum(log_probs), (classes, log_probs)
 
     (dz, dt), (classes, log_probs) = jax.jit(jax.grad(run, (0, 1), has_aux=True))(z, t)
-    np.testing.assert_array_equal(classes, jl.sample(KEY, z, shape=(50,), temperature=t))
+    alone = jax.jit(lambda t: jl.sample(KEY, z, shape=(50,), temperature=t))
+    np.testing.assert_array_equal(classes, alone(t))
     p = np.array([softmax(row / s) for row, s in zip(z, t, strict=True)])
     want = np.log(p)[np.arange(2), classes]
     np.testing.assert_allclose(log_probs, want, rtol=1e-5)
@@ -201,10 +202,9 @@ def test_in_loops_and_blocks() -> None:
         return jax.vmap(jl.sample)(key, jl.keep_top_p(hidden @ kernel, 0.9))
 
     blocked = jax.jit(jl.blockwise_map(step, block_size=4))(kernel, hidden, keys)
-    np.testing.assert_array_equal(blocked, step(kernel, hidden, keys))
-    scanned = jax.lax.scan(
-        lambda c, x: (c, step(kernel, x[0][None], x[1][None])[0]), 0, (hidden, keys)
-    )[1]
+    np.testing.assert_array_equal(blocked, jax.jit(step)(kernel, hidden, keys))
+    one = lambda c, x: (c, step(kernel, x[0][None], x[1][None])[0])  # noqa: E731
+    scanned = jax.jit(lambda *rows: jax.lax.scan(one, 0, rows)[1])(hidden, keys)
     np.testing.assert_array_equal(scanned, blocked)
 
 
