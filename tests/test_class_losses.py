@@ -89,7 +89,7 @@ def test_value_and_derivatives_at_every_gap(loss: Loss) -> None:
 
     budget, slope_budget = (allowed(loss.fn.__name__, "float32", order) for order in range(2))
     everything = jax.vmap(lambda *args: (fn(*args), jax.grad(fn)(*args), jax.hessian(fn)(*args)))
-    value, gradient, hessian = jax.jit(everything)(LOGITS, loss.labels)
+    value, gradient, hessian = map(np.asarray, jax.jit(everything)(LOGITS, loss.labels))
     options = {name: ro.exact(option) for name, option in loss.options.items()}
     for n, (z, label) in enumerate(zip(LOGITS, map(ro.exact, loss.labels), strict=True)):
         of_logits = lambda z, label=label: loss.oracle(z, label, **options)  # noqa: E731

@@ -376,8 +376,8 @@ each_mode = pytest.mark.parametrize("run", [jax.jit, lambda fn: fn], ids=["jit",
 @pytest.mark.parametrize(
     ("name", "run"),
     [
-        *((name, jax.jit) for name in PAIRS if " " not in name),
-        ("softmax_kl_divergence", lambda f: f),
+        *(pytest.param(name, jax.jit, id=name) for name in PAIRS if " " not in name),
+        pytest.param("softmax_kl_divergence", lambda f: f, id="softmax_kl_divergence eager"),
     ],
 )
 def test_edges(name: str, run: Any) -> None:

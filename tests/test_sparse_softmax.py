@@ -166,6 +166,15 @@ def test_narrow_logits(dtype: str) -> None:
 # The losses.
 
 
+@jax.jit
+def three_losses(z: Any, labels: Any, one_hot: Any, dense: Any, alpha: Any) -> Any:
+    return (
+        jl.entmax_loss_with_integer_labels(z, labels, alpha=alpha),
+        jl.entmax_loss(z, one_hot, alpha=alpha),
+        jl.entmax_loss(z, dense, alpha=alpha),
+    )
+
+
 @pytest.mark.newest
 @pytest.mark.parametrize(
     ("alpha", "num_classes"), [*((alpha, 7) for alpha in ALPHAS), (1.5, 1), (1.25, 500), (2.0, 500)]
@@ -178,18 +187,8 @@ def test_losses(alpha: float, num_classes: int) -> None:
     dense /= np.sum(dense, axis=-1, keepdims=True)
     labels = rng.integers(num_classes, size=12)
     one_hot = np.eye(num_classes, dtype=np.float32)[labels]
-
-    @jax.jit
-    def losses(alpha: Any) -> Any:
-        integer = jl.entmax_loss_with_integer_labels(z, labels, alpha=alpha)
-        return (
-            integer,
-            jl.entmax_loss(z, one_hot, alpha=alpha),
-            jl.entmax_loss(z, dense, alpha=alpha),
-        )
-
     targets = (one_hot, one_hot, dense)
-    cases = list(zip(losses(alpha), targets, strict=True))
+    cases = list(zip(three_losses(z, labels, one_hot, dense, alpha), targets, strict=True))
     if alpha == 2:
         cases.append((jax.jit(jl.sparsemax_loss)(z, dense), dense))
         cases.append((jax.jit(jl.sparsemax_loss_with_integer_labels)(z, labels), one_hot))
@@ -228,7 +227,7 @@ def test_gradient_of_losses(alpha: float) -> None:
     integer = functools.partial(jl.entmax_loss_with_integer_labels, alpha=alpha)
     grad = jax.jit(jax.grad(lambda z: jnp.sum(integer(z, labels))))
     np.testing.assert_allclose(grad(z), bisected(z, alpha) - np.eye(7)[labels], atol=1e-6)
-    dense = np.asarray(jl.softmax(z[::-1]))
+    dense = np.asarray(jax.jit(jl.softmax)(z[::-1]))
     grad = jax.jit(jax.grad(lambda z: jnp.sum(jl.entmax_loss(z, dense, alpha=alpha))))
     np.testing.assert_allclose(grad(z), bisected(z, alpha) - dense, atol=1e-6)
 
@@ -244,9 +243,14 @@ def test_jacobian(name: str, alpha: float, fn: Any) -> None:
     assert not np.any((p > 0) & (p < 1e-6))  # no row is at an edge, where p's rounding shows
     s = np.where(p > 0, np.maximum(p, 1e-300) ** (2 - alpha), 0)
     want = s[:, :, None] * np.eye(5) - s[:, :, None] * s[:, None] / np.sum(s, -1)[:, None, None]
-    for jacobian in (jax.jacrev, jax.jacfwd):
-        got = jax.jit(jax.vmap(jacobian(fn)))(z)
+    jacobians = jax.jit(jax.vmap(lambda z: (jax.jacrev(fn)(z), jax.jacfwd(fn)(z))))
+    for got in jacobians(z):
         np.testing.assert_allclose(got, want, rtol=0, atol=4 * BUDGETS[name.split()[0]])
+
+
+@jax.jit
+def jacobians_in_alpha(z: Any, alpha: Any) -> Any:
+    return jax.jacrev(jl.entmax, 1)(z, alpha), jax.jacfwd(jl.entmax, 1)(z, alpha)
 
 
 @pytest.mark.newest
@@ -260,8 +264,7 @@ def test_derivative_in_alpha(alpha: float) -> None:
         want = (4 * wide(alpha + h) - wide(alpha + 2 * h) - 3 * wide(alpha)) / (2 * h)
     else:
         want = (wide(alpha + h) - wide(alpha - h)) / (2 * h)
-    for jacobian in (jax.jacrev, jax.jacfwd):
-        got = jax.jit(jacobian(lambda a: jl.entmax(z, a)))(jnp.float32(alpha))
+    for got in jacobians_in_alpha(z, jnp.float32(alpha)):
         # As alpha grows, s = p**(2 - alpha) multiplies what p is off by.
         np.testing.assert_allclose(got, want, rtol=0, atol=5e-6 if alpha <= 2 else 2e-4)
 
@@ -367,6 +370,7 @@ def test_edges(alpha: float, fn: Any, run: Any) -> None:
 @pytest.mark.parametrize(
     ("alpha", "run"),
     [(1.0, jax.jit), (1.25, jax.jit), (1.5, jax.jit), (2.0, jax.jit), (2.0, lambda fn: fn)],
+    ids=["1", "1.25", "1.5", "2", "2 eager"],
 )
 def test_loss_edges(alpha: float, run: Any) -> None:
     labels = np.zeros(len(EDGES), np.int32)
