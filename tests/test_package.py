@@ -13,6 +13,8 @@ import pytest
 
 import jaxlogits as jl
 
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxlogits"
 SOURCES = sorted(PACKAGE.glob("**/*.py"))
