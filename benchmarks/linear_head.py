@@ -349,17 +349,17 @@ def verdict(fn: Callable[..., Any], args: Any, want: Any) -> str:
 # torch, by another Python.
 
 
-def measure_torch(python: str) -> dict[str, Any]:
-    command = [python, __file__, "--torch-only"]
+def measure_torch(python: str, shapes: list[int]) -> dict[str, Any]:
+    command = [python, __file__, "--torch-only", "--shapes", *map(str, shapes)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def print_torch() -> None:
+def print_torch(shapes: list[int]) -> None:
     import torch
 
     found = {}
-    for shape in SHAPES:
+    for shape in [SHAPES[i] for i in shapes]:
         for dtype in DTYPES:
             args = arguments(shape, dtype)
             mine = arguments_for("optax on hidden @ kernel", args)
@@ -491,12 +491,12 @@ def draw(growth: dict[str, list[float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--shapes", nargs="+", type=int, default=range(len(SHAPES)))
+    parser.add_argument("--shapes", nargs="+", type=int, default=list(range(len(SHAPES))))
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--torch-only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.torch_only:
-        print_torch()
+        print_torch(options.shapes)
         return
     for part, measure in (("times", measure_times), ("resident", measure_resident)):
         for shape in [SHAPES[i] for i in options.shapes]:
@@ -510,7 +510,7 @@ def main() -> None:
         "curvature": measure_curvature,
         "transforms": measure_transforms,
     }
-    alone["torch"] = functools.partial(measure_torch, options.torch_python)
+    alone["torch"] = functools.partial(measure_torch, options.torch_python, options.shapes)
     for part, measure_part in alone.items():
         if part in options.parts and part not in load():
             print(part, flush=True)

@@ -300,36 +300,37 @@ def _logits_of(
 
 
 def _product(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Array]:
-    """hidden @ kernel, summed in ``dtype``."""
+    """hidden @ kernel, summed in ``dtype``; the transposes of its tangents make the gradients."""
 
-    def dot(a: Array, b: Array, dtype: jnp.dtype = dtype, precision: Any = precision) -> Array:
-        contract = (((a.ndim - 1,), (0,)), ((), ()))
-        return lax.dot_general(a, b, contract, precision, dtype)
+    def dot(
+        a: Array, b: Array, over: tuple[int, int], dtype: Any = dtype, precision: Any = precision
+    ) -> Array:
+        return lax.dot_general(a, b, (((over[0],), (over[1],)), ((), ())), precision, dtype)
 
     @jax.custom_jvp
-    def bfloat16_product(hidden: Array, kernel: Array) -> Array:
-        return dot(hidden, kernel)
-
-    @functools.partial(bfloat16_product.defjvp, symbolic_zeros=True)
-    def bfloat16_product_jvp(primals: _Pair, tangents: tuple[Any, Any]) -> _Pair:
-        # The transposes of these are the gradients' products. By the rule of a dot they would take
-        # the logits' derivative in float32 and a copy of the kernel in float32.
-        (hidden, kernel), (dhidden, dkernel) = primals, tangents
-        z = bfloat16_product(hidden, kernel)
-        dz = jnp.zeros_like(z)
-        if not isinstance(dhidden, SymbolicZero):
-            dz = dz + dot(dhidden, kernel, dhidden.dtype).astype(dtype)
-        if not isinstance(dkernel, SymbolicZero):
-            algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if precision is None else precision
-            dz = dz + dot(hidden.astype(dtype), dkernel.astype(dtype), precision=algorithm)
-        return z, dz
-
     def product(hidden: Array, kernel: Array) -> Array:
-        if hidden.dtype == kernel.dtype == jnp.bfloat16:
-            return bfloat16_product(hidden, kernel)
-        # So XLA:CPU sees that the kernel embedding.T is the embedding; by dot it would copy it.
-        contract = (((hidden.ndim - 1,), (1,)), ((), ()))
-        return lax.dot_general(hidden, kernel.T, contract, precision, dtype)
+        if hidden.dtype == jnp.bfloat16:
+            return dot(hidden, kernel, (1, 0))
+        # So XLA:CPU sees that the kernel embedding.T is the embedding; else it would copy it.
+        return dot(hidden, kernel.T, (1, 1))
+
+    @functools.partial(product.defjvp, symbolic_zeros=True)
+    def product_jvp(primals: _Pair, tangents: tuple[Any, Any]) -> _Pair:
+        (hidden, kernel), (dhidden, dkernel) = primals, tangents
+        z = product(hidden, kernel)
+        dz = jnp.zeros_like(z)
+        is_bfloat16 = hidden.dtype == jnp.bfloat16
+        if not isinstance(dhidden, SymbolicZero):
+            # The logits' derivative is rounded to bfloat16, or the kernel would become float32.
+            least = hidden.dtype if is_bfloat16 else dtype
+            dz = dz + dot(dhidden, kernel, (1, 0), least).astype(dtype)
+        if not isinstance(dkernel, SymbolicZero):
+            # Transposed by hand, behind a barrier, because XLA:CPU multiplies faster then.
+            rows = lax.optimization_barrier(hidden.T).astype(dtype)
+            rounded = is_bfloat16 and precision is None
+            algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if rounded else precision
+            dz = dz + dot(rows, dkernel.astype(dtype), (0, 0), precision=algorithm)
+        return z, dz
 
     return product
 

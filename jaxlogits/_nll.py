@@ -89,10 +89,23 @@ def _nll_gradient(
 
 @_nll_gradient.defjvp
 def _nll_gradient_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
-    z, blank = widen(primals[0]), primals[3]
-    p = softmax_rows(z, blank, axis_name)
-    dz = widen(tangents[0])
-    return _nll_gradient(*primals, axis_name), p * log_softmax_tangent(z, p, dz, axis_name)
+    return _nll_gradient(*primals, axis_name), _probs_jvp(axis_name, primals, tangents)[1]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _probs(
+    logits: Array, sums: LabelSums, labels: Array, blank: Array, axis_name: AxisName
+) -> Array:
+    """The softmax, from a row's sums, which count as constants here too."""
+    del labels, blank, axis_name  # the derivative has the arguments that _nll_gradient has
+    exps = _exp_below(*lax.optimization_barrier((logits, sums.largest)))
+    return exps * (sums.factor / (1.0 + sums.excess))
+
+
+@_probs.defjvp
+def _probs_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
+    z, dz, p = widen(primals[0]), widen(tangents[0]), _probs(*primals, axis_name)
+    return p, p * log_softmax_tangent(z, p, dz, axis_name)
 
 
 def _label_sums(logits: Array, labels: Array, blank: Array, axis_name: AxisName) -> LabelSums:

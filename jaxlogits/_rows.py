@@ -123,9 +123,12 @@ def label_mask(shape: tuple[int, ...], labels: Array, axis_name: AxisName) -> Ar
 
 def log_softmax_tangent(z: Array, p: Array, dz: Array, axis_name: AxisName) -> Array:
     """dz_i - sum_j p_j dz_j, where both terms are first taken relative to the maximum's tangent."""
-    is_max = first_max(z, axis_name)
-    dz_max = row_sum(jnp.where(is_max, dz, 0.0), axis_name)
-    relative = jnp.where(is_max, 0.0, dz - dz_max)
+    at_max = z == row_max(z, axis_name)
+    ties = row_sum(at_max.astype(z.dtype), axis_name)
+    # Of equal maxima the mean will do: none of them has more than half of the probability.
+    dz_max = row_sum(jnp.where(at_max, dz, 0.0), axis_name) / ties
+    # The select says once more that dz - dz is 0, for reverse mode, where the two are far apart.
+    relative = jnp.where(at_max & (ties == 1.0), 0.0, dz - dz_max)
     return relative - row_sum(p * relative, axis_name)
 
 

@@ -10,6 +10,9 @@ import pytest
 # For tests of meshes; everything else runs on the first of them.
 jax.config.update("jax_num_cpu_devices", 8)
 
+# The compiler for TPUs alone is used, which several workers may load at a time.
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
 # A program that tests start, and programs for a type checker, which don't run.
 collect_ignore = ["processes.py", "typing"]
 

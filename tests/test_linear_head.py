@@ -491,10 +491,12 @@ def products(fn: Callable[..., Any], *args: Any) -> list[str]:
 def test_number_of_products(reduction: str, count: int) -> None:
     # 2NDK flops each: the logits (again in the backward pass of "none") and two gradients.
     args = cast(data((64,), 16, 32), jnp.float32)
-    assert len(products(gradient_of_head(reduction=reduction, block_size=16), *args)) == count
-    assert (
-        len(products(functools.partial(jl.linear_softmax_cross_entropy, block_size=16), *args)) == 1
-    )
+    forward = functools.partial(jl.linear_softmax_cross_entropy, block_size=16)
+    assert len(products(forward, *args)) == 1
+    lines = products(gradient_of_head(reduction=reduction, block_size=16), *args)
+    assert len(lines) == count
+    # XLA:CPU takes up to 1.6 times as long for one that transposes its first factor.
+    assert not any("lhs_contracting_dims={0}" in line for line in lines)
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="older XLA:CPU copies it once")

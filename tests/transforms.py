@@ -92,24 +92,42 @@ def joined(case: Case) -> Joined:
         counted = jnp.where(result == -jnp.inf, 0.0, result)
         return jnp.sum(counted * jnp.broadcast_to(result_weights(result.shape[1:]), result.shape))
 
-    return Joined(point, value, number)
+    # Under jit, each transform has what it is made of traced once.
+    return Joined(point, jax.jit(value), jax.jit(number))
 
 
 # The transforms, by what they should give.
 
+Named = dict[str, Callable[[], Array]]
+
+# An older jax differs in how these are traced; the others are made of them, and CI has no time to
+# compile every function in each of them twice.
+FOR_OLDER = {
+    *("call", "checkpoint", "scan", "linearize", "vmap of jit"),
+    *("grad", "jacfwd", "linear_transpose", "grad of scan"),
+    *("forward over reverse", "reverse over reverse"),
+}
+IS_OLDER = jax.version.__version_info__ < (0, 10)
+
+
+def _results(named: Named) -> Results:
+    return {k: result() for k, result in named.items() if not IS_OLDER or k in FOR_OLDER}
+
 
 def values(f: Joined) -> Results:
-    return {
-        "call": f.value(f.point),
-        "checkpoint": jax.checkpoint(f.value)(f.point),
-        "scan": lax.scan(lambda _, x: (None, f.value(x)), None, f.point[None])[1][0],
-        "cond": lax.cond(f.point[0] > -1e3, f.value, lambda x: 0 * f.value(x), f.point),
-        "while": _in_while(f),
-        "jvp": jax.jvp(f.value, [f.point], [f.point])[0],
-        "linearize": jax.linearize(f.value, f.point)[0],
-        "vjp": jax.vjp(f.value, f.point)[0],
-        "vmap of jit": jax.vmap(jax.jit(f.value))(jnp.stack([f.point, f.point]))[0],
-    }
+    return _results(
+        {
+            "call": lambda: f.value(f.point),
+            "checkpoint": lambda: jax.checkpoint(f.value)(f.point),
+            "scan": lambda: lax.scan(lambda _, x: (None, f.value(x)), None, f.point[None])[1][0],
+            "cond": lambda: lax.cond(f.point[0] > -1e3, f.value, lambda x: 0 * f.value(x), f.point),
+            "while": lambda: _in_while(f),
+            "jvp": lambda: jax.jvp(f.value, [f.point], [f.point])[0],
+            "linearize": lambda: jax.linearize(f.value, f.point)[0],
+            "vjp": lambda: jax.vjp(f.value, f.point)[0],
+            "vmap of jit": lambda: jax.vmap(jax.jit(f.value))(jnp.stack([f.point, f.point]))[0],
+        }
+    )
 
 
 def _in_while(f: Joined) -> Array:
@@ -122,24 +140,32 @@ def _in_while(f: Joined) -> Array:
 
 def gradients(f: Joined) -> Results:
     basis = jnp.eye(f.point.size, dtype=f.point.dtype)
+    one, twice = f.point[None], jnp.stack([f.point, f.point])
     pushed = jax.linearize(f.number, f.point)[1]
-    return {
-        "grad": jax.grad(f.number)(f.point),
-        "value_and_grad": jax.value_and_grad(f.number)(f.point)[1],
-        "jacfwd": jax.jacfwd(f.number)(f.point),
-        "jacrev": jax.jacrev(f.number)(f.point),
-        "jvp": jax.vmap(lambda e: jax.jvp(f.number, [f.point], [e])[1])(basis),
-        "linearize": jax.vmap(pushed)(basis),
-        "linear_transpose": jax.linear_transpose(pushed, f.point)(jnp.ones([], f.point.dtype))[0],
-        "grad of checkpoint": jax.grad(jax.checkpoint(f.number))(f.point),
-        "grad of jit": jax.grad(jax.jit(f.number))(f.point),
-        "grad of scan": jax.grad(lambda x: _in_scan(f, x))(f.point),
-        "jvp of scan": jax.jacfwd(lambda x: _in_scan(f, x))(f.point),
-        "grad in scan": lax.scan(lambda _, x: (None, jax.grad(f.number)(x)), None, f.point[None])[
-            1
-        ][0],
-        "vmap of grad": jax.vmap(jax.grad(f.number))(jnp.stack([f.point, f.point]))[1],
-    }
+
+    def in_scan(_: None, x: Array) -> tuple[None, Array]:
+        return None, jax.grad(f.number)(x)
+
+    def transposed() -> Array:
+        return jax.linear_transpose(pushed, f.point)(jnp.ones([], f.point.dtype))[0]
+
+    return _results(
+        {
+            "grad": lambda: jax.grad(f.number)(f.point),
+            "value_and_grad": lambda: jax.value_and_grad(f.number)(f.point)[1],
+            "jacfwd": lambda: jax.jacfwd(f.number)(f.point),
+            "jacrev": lambda: jax.jacrev(f.number)(f.point),
+            "jvp": lambda: jax.vmap(lambda e: jax.jvp(f.number, [f.point], [e])[1])(basis),
+            "linearize": lambda: jax.vmap(pushed)(basis),
+            "linear_transpose": transposed,
+            "grad of checkpoint": lambda: jax.grad(jax.checkpoint(f.number))(f.point),
+            "grad of jit": lambda: jax.grad(jax.jit(f.number))(f.point),
+            "grad of scan": lambda: jax.grad(lambda x: _in_scan(f, x))(f.point),
+            "jvp of scan": lambda: jax.jacfwd(lambda x: _in_scan(f, x))(f.point),
+            "grad in scan": lambda: lax.scan(in_scan, None, one)[1][0],
+            "vmap of grad": lambda: jax.vmap(jax.grad(f.number))(twice)[1],
+        }
+    )
 
 
 def _in_scan(f: Joined, x: Array) -> Array:
@@ -152,12 +178,14 @@ def _in_scan(f: Joined, x: Array) -> Array:
 
 
 def hessians(f: Joined) -> Results:
-    return {
-        "forward over reverse": jax.hessian(f.number)(f.point),
-        "reverse over reverse": jax.jacrev(jax.jacrev(f.number))(f.point),
-        "reverse over forward": jax.jacrev(jax.jacfwd(f.number))(f.point),
-        "forward over forward": jax.jacfwd(jax.jacfwd(f.number))(f.point),
-    }
+    return _results(
+        {
+            "forward over reverse": lambda: jax.hessian(f.number)(f.point),
+            "reverse over reverse": lambda: jax.jacrev(jax.jacrev(f.number))(f.point),
+            "reverse over forward": lambda: jax.jacrev(jax.jacfwd(f.number))(f.point),
+            "forward over forward": lambda: jax.jacfwd(jax.jacfwd(f.number))(f.point),
+        }
+    )
 
 
 def few_of_each(f: Joined) -> tuple[Results, Results, Results]:
