@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -166,8 +168,9 @@ RUNNERS = {
 
 @contextlib.contextmanager
 def leniently() -> Iterator[None]:
-    """Other libraries may warn, and convert and broadcast silently."""
+    """Other libraries may warn, convert and broadcast silently, and read the command line."""
     with (
+        mock.patch.object(sys, "argv", sys.argv[:1]),
         warnings.catch_warnings(action="ignore"),
         jax.numpy_dtype_promotion("standard"),
         jax.numpy_rank_promotion("allow"),
