@@ -97,6 +97,7 @@ def test_sklearn_with_a_penalty() -> None:
         np.testing.assert_allclose(ours.coefficients, want, rtol=0, atol=1e-8)
 
 
+@pytest.mark.newest
 @x64
 def test_an_offset_is_a_known_part() -> None:
     x, y = np.random.default_rng(1).normal(size=[40, 3]), np.arange(40) % 3
@@ -349,6 +350,7 @@ def test_transforms() -> None:
             np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=transform)
 
 
+@pytest.mark.newest
 @x64
 def test_derivatives_of_a_fit_of_classes() -> None:
     # With two classes it is the logistic fit, whose derivatives the test above compares.

@@ -63,6 +63,7 @@ def test_noise_is_fine_enough_for_rare_classes() -> None:
     np.testing.assert_array_equal(ours, np.argsort(-(z + jax.random.gumbel(KEY, [2], mode="high"))))
 
 
+@pytest.mark.newest
 def test_greedy() -> None:
     z = jnp.array([[1.0, 3.0, 3.0], [-INF, 0.0, -1.0], [5.0, -INF, -INF]])
     sample = jax.jit(functools.partial(jl.sample, KEY), static_argnames="shape")
@@ -181,6 +182,7 @@ def test_transforms() -> None:
             np.testing.assert_allclose(got, want, rtol=0, atol=2e-5, err_msg=transform)
 
 
+@pytest.mark.newest
 def test_straight_through() -> None:
     def number(z: Any, hard: bool) -> Any:
         return jnp.sum(jl.gumbel_softmax(KEY, z, temperature=0.75, hard=hard) * jnp.arange(3.0))

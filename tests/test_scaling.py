@@ -83,6 +83,7 @@ def test_platt() -> None:
     np.testing.assert_allclose([fit.slope, fit.intercept], [-theirs.a_, -theirs.b_], rtol=1e-4)
 
 
+@pytest.mark.newest
 def test_float32() -> None:
     z, labels, w = some_rows(dtype=np.float32)
 
@@ -116,6 +117,7 @@ def test_float32_of_many_rows() -> None:
 # Where there is no minimum.
 
 
+@pytest.mark.newest
 def test_perfect_rows_have_no_temperature() -> None:
     z, _, w = some_rows(dtype=np.float32)
     labels = z.argmax(axis=1).astype(np.int32)
@@ -289,6 +291,7 @@ def test_transforms_of_the_temperature() -> None:
     np.testing.assert_allclose(along, gradient @ direction, rtol=0, atol=10 * atol)
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("x64")
 def test_derivatives_of_vector_and_platt_scaling() -> None:
     """Both modes against differences. Higher orders are the same rule's, in test_newton.py."""

@@ -153,6 +153,7 @@ def test_one_alpha_for_each_row() -> None:
     np.testing.assert_array_equal(moved, got.swapaxes(1, 2))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("dtype", ["bfloat16"])
 def test_narrow_logits(dtype: str) -> None:
     z = jnp.asarray(rows(7, 1.0), dtype)
@@ -287,6 +288,7 @@ def bisected_wide(z: np.ndarray, alpha: float) -> np.ndarray:
     return probs(low)
 
 
+@pytest.mark.newest
 def test_edge_of_the_support() -> None:
     """A class exactly at the threshold is outside: it neither moves nor pulls."""
     for fn, gap in [(jl.sparsemax, 1.0), (jl.entmax15, 2.0)]:
@@ -581,6 +583,7 @@ def second(f: tf.Joined) -> tf.Results:
     }
 
 
+@pytest.mark.newest
 def test_loss_in_everything() -> None:
     """The gradient in dense targets and alpha, to second order, against differences in float64."""
     with jax.enable_x64(True):
