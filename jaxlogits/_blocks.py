@@ -91,9 +91,9 @@ def describe(array: Any) -> str:
 # The size of a block. It costs memory in proportion to its rows, and time once per block: the
 # params are read, their gradients read and written. Where the largest array of a block takes half
 # as many bytes as the params, neither outweighs the other by much. Below 256 rows matrix products
-# slow down, above 2048 they gain nothing, and a block under 64 MiB isn't worth cutting.
+# slow down, above 2048 they gain nothing, and a block under 32 MiB isn't worth cutting.
 # docs/blockwise.md has the figures.
-_SMALL_BLOCK_BYTES = 2**26
+_SMALL_BLOCK_BYTES = 2**25
 _FEWEST_ROWS = 256
 _MOST_ROWS = 2048
 _PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)

@@ -330,6 +330,9 @@ def _product(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Array
             rounded = is_bfloat16 and precision is None
             algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if rounded else precision
             dz = dz + dot(rows, dkernel.astype(dtype), (0, 0), precision=algorithm)
+        if is_bfloat16:
+            # Both products read one array of the logits' derivative; XLA:CPU would make two.
+            dz = lax.platform_dependent(dz, cpu=lax.optimization_barrier, default=lambda dz: dz)
         return z, dz
 
     return product

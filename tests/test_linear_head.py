@@ -534,6 +534,16 @@ def test_memory_does_not_grow_with_the_rows(reduction: str) -> None:
     assert many - few <= (2048 - 512) * 4 * (3 * 8 + 16)
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="older XLA:CPU takes an array more")
+def test_memory_in_bfloat16() -> None:
+    hidden = jax.ShapeDtypeStruct((512, 64), jnp.bfloat16)
+    kernel = jax.ShapeDtypeStruct((64, 4096), jnp.bfloat16)
+    labels = jax.ShapeDtypeStruct((512,), jnp.int32)
+    need = temp_bytes(gradient_of_head(block_size=32), hidden, kernel, labels)
+    # The kernel's gradient of a block and of all, in float32, and one block of derivatives.
+    assert need <= 1.05 * (2 * 64 * 4096 * 4 + 32 * 4096 * 4)
+
+
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
 def test_memory_on_a_tpu() -> None:
     device = topologies.get_topology_desc("v5e:2x2", "tpu").devices[0]
