@@ -349,39 +349,34 @@ def verdict(fn: Callable[..., Any], args: Any, want: Any) -> str:
 # torch, by another Python.
 
 
-def measure_torch(python: str, shapes: list[int]) -> dict[str, Any]:
-    command = [python, __file__, "--torch-only", "--shapes", *map(str, shapes)]
+def measure_torch(python: str, shape: Shape, dtype: str) -> dict[str, str]:
+    command = [python, __file__, "--torch-only", dtype, "--shapes", str(SHAPES.index(shape))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def print_torch(shapes: list[int]) -> None:
+def print_torch(shape: Shape, dtype: str) -> None:
     import torch
 
-    found = {}
-    for shape in [SHAPES[i] for i in shapes]:
-        for dtype in DTYPES:
-            args = arguments(shape, dtype)
-            mine = arguments_for("optax on hidden @ kernel", args)
-            plain = compile_function(gradients("optax on hidden @ kernel"), *mine)
-            kind = getattr(torch, dtype)
-            hidden, kernel = (
-                torch.tensor(x.astype(np.float32)).to(kind).requires_grad_()
-                for x in (args[0], np.ascontiguousarray(args[1].T))
-            )
-            labels = torch.tensor(args[2].astype(np.int64))
-            options = torch.nn.LinearCrossEntropyOptions()
+    args = arguments(shape, dtype)
+    mine = arguments_for("optax on hidden @ kernel", args)
+    plain = compile_function(gradients("optax on hidden @ kernel"), *mine)
+    kind = getattr(torch, dtype)
+    hidden, kernel = (
+        torch.tensor(x.astype(np.float32)).to(kind).requires_grad_()
+        for x in (args[0], np.ascontiguousarray(args[1].T))
+    )
+    labels = torch.tensor(args[2].astype(np.int64))
+    options = torch.nn.LinearCrossEntropyOptions()
 
-            def fused(h: Any = hidden, w: Any = kernel, y: Any = labels, o: Any = options) -> Any:
-                h.grad = w.grad = None
-                loss = torch.nn.functional.linear_cross_entropy(h, w, y, options=o)
-                loss.backward()
+    def fused() -> None:
+        hidden.grad = kernel.grad = None
+        torch.nn.functional.linear_cross_entropy(hidden, kernel, labels, options=options).backward()
 
-            calls = [functools.partial(plain.call, *mine), fused]
-            timing = interleaved(calls, rounds=shape.rounds, budget=120)[1]
-            found[f"{shape} {dtype}"] = [str(timing), timing.seconds]
-    found["versions"] = versions("jax", "optax", "torch")
-    print(json.dumps(found))
+    calls = [functools.partial(plain.call, *mine), fused]
+    timing = interleaved(calls, rounds=shape.rounds, budget=120)[1]
+    print(json.dumps({"ratio": str(timing), "versions": versions("jax", "optax", "torch")}))
 
 
 # What is written.
@@ -416,8 +411,8 @@ def times_table(found: dict[str, Any], shape: Shape, dtype: str) -> str:
                 f"{one['gradient error']:.0e}",
             ]
         )
-    if key in found.get("torch", {}):
-        rows.append(["torch linear_cross_entropy", found["torch"][key][0], *["-"] * 6])
+    if f"torch {key}" in found:
+        rows.append(["torch linear_cross_entropy", found[f"torch {key}"]["ratio"], *["-"] * 6])
     return table(columns, rows)
 
 
@@ -425,8 +420,8 @@ def write(found: dict[str, Any]) -> None:
     title = "# A linear head's loss: hidden @ kernel, softmax cross entropy, mean"
     peers = versions("jax", "jaxlogits", "optax", "jax-cce", "tokamax")
     where = f"{machine()}. {peers}."
-    if "torch" in found:
-        where += f" torch beside optax in a process of their own: {found['torch']['versions']}."
+    for apart in {one["versions"] for key, one in found.items() if key.startswith("torch ")}:
+        where += f" torch beside optax in a process of their own: {apart}."
     paragraphs = [title, where]
     paragraphs.append(
         "Value and both gradients unless it says forward. A ratio is the median of neighbouring "
@@ -493,12 +488,17 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--shapes", nargs="+", type=int, default=list(range(len(SHAPES))))
     parser.add_argument("--torch-python", default=sys.executable)
-    parser.add_argument("--torch-only", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--torch-only", choices=DTYPES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.torch_only:
-        print_torch(options.shapes)
+        print_torch(SHAPES[options.shapes[0]], options.torch_only)
         return
-    for part, measure in (("times", measure_times), ("resident", measure_resident)):
+    each: dict[str, Callable[[Shape, str], Any]] = {
+        "times": measure_times,
+        "resident": measure_resident,
+        "torch": functools.partial(measure_torch, options.torch_python),
+    }
+    for part, measure in each.items():
         for shape in [SHAPES[i] for i in options.shapes]:
             for dtype in DTYPES:
                 key = f"{part} {shape} {dtype}"
@@ -510,7 +510,6 @@ def main() -> None:
         "curvature": measure_curvature,
         "transforms": measure_transforms,
     }
-    alone["torch"] = functools.partial(measure_torch, options.torch_python, options.shapes)
     for part, measure_part in alone.items():
         if part in options.parts and part not in load():
             print(part, flush=True)
