@@ -16,6 +16,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Lowering takes a third longer with every operation's traceback in it, which no test reads.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+
 
 @pytest.fixture(autouse=True)
 def _names_for_doctests(doctest_namespace: dict[str, Any]) -> None:

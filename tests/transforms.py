@@ -92,7 +92,7 @@ def joined(case: Case) -> Joined:
         counted = jnp.where(result == -jnp.inf, 0.0, result)
         return jnp.sum(counted * jnp.broadcast_to(result_weights(result.shape[1:]), result.shape))
 
-    # Under jit, each transform has what it is made of traced once.
+    # A transform of jit, which has what it is made of traced once.
     return Joined(point, jax.jit(value), jax.jit(number))
 
 
@@ -103,7 +103,7 @@ Named = dict[str, Callable[[], Array]]
 # An older jax differs in how these are traced; the others are made of them, and CI has no time to
 # compile every function in each of them twice.
 FOR_OLDER = {
-    *("call", "checkpoint", "scan", "linearize", "vmap of jit"),
+    *("call", "checkpoint", "scan", "linearize", "vmap"),
     *("grad", "jacfwd", "linear_transpose", "grad of scan"),
     *("forward over reverse", "reverse over reverse"),
 }
@@ -125,7 +125,7 @@ def values(f: Joined) -> Results:
             "jvp": lambda: jax.jvp(f.value, [f.point], [f.point])[0],
             "linearize": lambda: jax.linearize(f.value, f.point)[0],
             "vjp": lambda: jax.vjp(f.value, f.point)[0],
-            "vmap of jit": lambda: jax.vmap(jax.jit(f.value))(jnp.stack([f.point, f.point]))[0],
+            "vmap": lambda: jax.vmap(f.value)(jnp.stack([f.point, f.point]))[0],
         }
     )
 
@@ -159,7 +159,6 @@ def gradients(f: Joined) -> Results:
             "linearize": lambda: jax.vmap(pushed)(basis),
             "linear_transpose": transposed,
             "grad of checkpoint": lambda: jax.grad(jax.checkpoint(f.number))(f.point),
-            "grad of jit": lambda: jax.grad(jax.jit(f.number))(f.point),
             "grad of scan": lambda: jax.grad(lambda x: _in_scan(f, x))(f.point),
             "jvp of scan": lambda: jax.jacfwd(lambda x: _in_scan(f, x))(f.point),
             "grad in scan": lambda: lax.scan(in_scan, None, one)[1][0],
