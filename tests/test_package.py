@@ -158,17 +158,19 @@ def test_imports_only_the_runtime_dependencies(path: Path) -> None:
     assert {name.split(".")[0] for name in imported} <= allowed
 
 
-def test_import_adds_less_than_60_ms() -> None:
-    # Processor time, which other programs hardly disturb; the best of a few, because what disturbs
-    # it can only add to it, and the first run may have to compile, which it must be able to keep.
+def test_import_adds_little_to_that_of_its_dependencies() -> None:
+    # Processor time, which other programs hardly disturb, over that of what has to be imported
+    # anyway, so that it is the same on a slow machine; about 1/20. The first run may have to
+    # compile, which it must be able to keep.
     keeping = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     program = (
-        "import time, jax, chex; start = time.process_time(); import jaxlogits; "
-        "print(time.process_time() - start)"
+        "import time; start = time.process_time(); import jax, chex; before = time.process_time(); "
+        "import jaxlogits; print((time.process_time() - before) / (before - start))"
     )
     command = [sys.executable, "-c", program]
     runs = [
         subprocess.run(command, cwd=ROOT, env=keeping, capture_output=True, check=True)
         for _ in range(5)
     ]
-    assert min(float(run.stdout) for run in runs) < 0.060
+    ratios = [float(run.stdout) for run in runs]
+    assert min(ratios) < 0.1, ratios
