@@ -420,7 +420,7 @@ def write(found: dict[str, Any]) -> None:
     title = "# A linear head's loss: hidden @ kernel, softmax cross entropy, mean"
     peers = versions("jax", "jaxlogits", "optax", "jax-cce", "tokamax")
     where = f"{machine()}. {peers}."
-    for apart in {one["versions"] for key, one in found.items() if key.startswith("torch ")}:
+    for apart in sorted({one["versions"] for key, one in found.items() if key[:6] == "torch "}):
         where += f" torch beside optax in a process of their own: {apart}."
     paragraphs = [title, where]
     paragraphs.append(
