@@ -17,11 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits import _elementary as el
-from jaxlogits._checks import as_floating, check_values
-from jaxlogits._precision import widen
+from jaxlogits._checks import as_floating, check_no_nan, check_values
+from jaxlogits._precision import narrow, widen
+from jaxlogits._program import program
 from jaxlogits._typing import Array, ArrayLike
 
 
+@program()
 def logit(probs: ArrayLike) -> Array:
     """Log-odds of a probability, log(p / (1 - p)), the inverse of ``sigmoid``.
 
@@ -50,10 +52,11 @@ def logit(probs: ArrayLike) -> Array:
         Array([   -inf, -1.0986,  0.    ,  1.0986], dtype=float32)
     """
     probs = as_floating("probs", probs)
-    check_values("probs must be in [0, 1]", probs, (probs >= 0) & (probs <= 1))
-    return _logit(widen(probs)).astype(probs.dtype)
+    check_values("probs must be in [0, 1]", probs, (probs >= 0) & (probs <= 1), "at")
+    return narrow(_logit(widen(probs)), probs)
 
 
+@program()
 def sigmoid(logits: ArrayLike) -> Array:
     """Probability with these log-odds, 1 / (1 + exp(-x)), the inverse of ``logit``.
 
@@ -79,9 +82,11 @@ def sigmoid(logits: ArrayLike) -> Array:
         Array([0.45, 0.5 , 0.55], dtype=float32)
     """
     logits = as_floating("logits", logits)
-    return _sigmoid(widen(logits)).astype(logits.dtype)
+    check_no_nan("logits", logits)
+    return narrow(wide_sigmoid(widen(logits)), logits)
 
 
+@program()
 def log_sigmoid(logits: ArrayLike) -> Array:
     """Log-probability with these log-odds, log(sigmoid(x)) = -log(1 + exp(-x)).
 
@@ -105,9 +110,11 @@ def log_sigmoid(logits: ArrayLike) -> Array:
         Array([-100.    ,   -0.6931,   -0.1269], dtype=float32)
     """
     logits = as_floating("logits", logits)
-    return -_softplus(-widen(logits)).astype(logits.dtype)
+    check_no_nan("logits", logits)
+    return narrow(-_softplus(-widen(logits)), logits)
 
 
+@program()
 def softplus(x: ArrayLike) -> Array:
     """A smooth max(x, 0): log(1 + exp(x)).
 
@@ -132,9 +139,11 @@ def softplus(x: ArrayLike) -> Array:
         Array([  0.1269,   0.6931, 100.    ], dtype=float32)
     """
     x = as_floating("x", x)
-    return _softplus(widen(x)).astype(x.dtype)
+    check_no_nan("x", x)
+    return narrow(_softplus(widen(x)), x)
 
 
+@program()
 def log1mexp(x: ArrayLike) -> Array:
     """Logarithm of the complement of a probability exp(-x): log(1 - exp(-x)).
 
@@ -161,7 +170,8 @@ def log1mexp(x: ArrayLike) -> Array:
         Array([   -inf, -0.9328, -0.0511], dtype=float32)
     """
     x = as_floating("x", x)
-    return _log1mexp(widen(x)).astype(x.dtype)
+    check_values("x must be at least 0", x, x >= 0, "at")
+    return narrow(_log1mexp(widen(x)), x)
 
 
 @jax.custom_jvp
@@ -191,7 +201,7 @@ def _logit_slope(p: Array) -> Array:
 
 
 @jax.custom_jvp
-def _sigmoid(x: Array) -> Array:
+def wide_sigmoid(x: Array) -> Array:
     exp = el.exp_parts(-jnp.abs(x))
     t = exp.scale * (1 + exp.p)
     return _divided(jnp.where(x < 0, t, 1), exp)
@@ -269,9 +279,9 @@ def _define(function: jax.custom_jvp[Array], slope: Callable[[Array], Array]) ->
 
 _define(_logit, _logit_slope)
 _define(_logit_slope, lambda p: (2 * p - 1) * _logit_slope(p) ** 2)
-_define(_sigmoid, _sigmoid_slope)
+_define(wide_sigmoid, _sigmoid_slope)
 _define(_sigmoid_slope, lambda x: -_sigmoid_slope(x) * tanh_half(x))
 _define(tanh_half, lambda x: 2 * _sigmoid_slope(x))
-_define(_softplus, _sigmoid)
+_define(_softplus, wide_sigmoid)
 _define(_log1mexp, _log1mexp_slope)
 _define(_log1mexp_slope, lambda x: -_log1mexp_slope(x) * (1 + _log1mexp_slope(x)))

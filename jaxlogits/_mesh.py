@@ -47,7 +47,8 @@ def row_first(x: Array, axis_name: AxisName) -> Array:
     index = class_indices(x.shape, jnp.dtype(jnp.int32), axis_name)
     none = num_classes(x.shape, axis_name)
     first = jnp.min(jnp.where(x, index, none), axis=-1, keepdims=True)
-    return index == (first if axis_name is None else lax.pmin(first, axis_name))
+    # With x the mask is split as x is, where the type says so.
+    return x & (index == (first if axis_name is None else lax.pmin(first, axis_name)))
 
 
 def row_argmax(x: Array, axis_name: AxisName) -> Array:
@@ -62,15 +63,23 @@ def row_argmax(x: Array, axis_name: AxisName) -> Array:
     return first
 
 
-def row_top_k(x: Array, k: int, axis_name: AxisName) -> tuple[Array, Array]:
-    """The k largest of each row, or all that there are, and their int32 indices."""
-    largest, index = lax.top_k(x, min(k, x.shape[-1]))
-    if axis_name is None:
-        return largest, index
-    index += first_class(x.shape, index.dtype, axis_name)
-    largest = _gathered(largest, axis_name)
-    largest, place = lax.top_k(largest, min(k, largest.shape[-1]))
-    return largest, jnp.take_along_axis(_gathered(index, axis_name), place, axis=-1)
+def row_top_k(keys: tuple[Array, ...], k: int, axis_name: AxisName) -> tuple[Array, Array]:
+    """The k largest of each row, by the first key and then the next, and their int32 indices.
+
+    All of the row if it has fewer than k.
+    """
+    index = class_indices(keys[0].shape, jnp.dtype(jnp.int32), axis_name)
+    largest = _sorted_down((*keys, index), k)
+    if axis_name is not None:
+        largest = _sorted_down(tuple(_gathered(x, axis_name) for x in largest), k)
+    return largest[0], largest[-1]
+
+
+def _sorted_down(arrays: tuple[Array, ...], k: int) -> tuple[Array, ...]:
+    """The k largest by all arrays but the last, which goes with them."""
+    *keys, index = arrays
+    *keys, index = lax.sort((*(-key for key in keys), index), num_keys=len(keys))
+    return (*(-key[..., :k] for key in keys), index[..., :k])
 
 
 def _gathered(x: Array, axis_name: AxisName) -> Array:
@@ -151,6 +160,62 @@ def vary_over(tree: Any, axis_name: AxisName) -> Any:
 def axis_names(axis_name: AxisName) -> tuple[str, ...]:
     """The names, of which there may be none, as a tuple."""
     return axis_name if isinstance(axis_name, tuple) else () if axis_name is None else (axis_name,)
+
+
+def is_bound(axis_name: AxisName) -> bool:
+    """Whether the caller runs on each device along these mesh axes."""
+    try:
+        lax.axis_size(axis_names(axis_name))
+    except NameError:
+        return False
+    return True
+
+
+def require_bound(option: str, axis_name: AxisName) -> None:
+    """Refuse the names of mesh axes that aren't there."""
+    for axis in axis_names(axis_name):
+        if not is_bound(axis):
+            rule = "mesh axes of a surrounding shard_map, or the axis of a vmap"
+            raise ValueError(f"{option} must name {rule}, got {axis!r}")
+
+
+def require_split(
+    name: str, axis_name: AxisName, *arrays: Array, option: str = "axis_name"
+) -> None:
+    """Refuse an ``axis_name`` that isn't there, or along which the arrays are the same everywhere.
+
+    What is the same everywhere would be counted once for each device. Its type says it, unless the
+    shard_map doesn't check types; what a vmap does isn't in the types.
+    """
+    require_bound(option, axis_name)
+    for axis in axis_names(axis_name):
+        is_typed = axis in varying_axes(lax.axis_index(axis))
+        if is_typed and axis not in varying_axes(*arrays):
+            got = f"{arrays[0].dtype}[{','.join(map(str, arrays[0].shape))}]"
+            rule = f"vary over the mesh axes in {option}"
+            raise ValueError(f"{name} must {rule}, got {got}, which is the same along {axis!r}")
+
+
+def require_apart(axis_name: AxisName, row_axis_name: AxisName) -> None:
+    """Refuse a mesh axis that is said to split both the classes and the rows."""
+    if shared := set(axis_names(axis_name)) & set(axis_names(row_axis_name)):
+        axes = ", ".join(map(repr, sorted(shared)))
+        rule = "other mesh axes than axis_name: gather the kernel over"
+        raise ValueError(f"row_axis_name must name {rule} those that split the rows, got {axes}")
+
+
+def agreed(rows: Array, axis_name: AxisName) -> Array:
+    """Rows ``[..., D]`` that share the split classes, NaN where devices don't have the same row.
+
+    A device whose row is another's next one would add up what doesn't belong together. Rows that
+    were gathered vary by their type and are the same; only a look at them tells.
+    """
+    typed = varying_axes(rows) & frozenset(axis_names(axis_name))
+    if not typed:
+        return rows
+    mark = jnp.sum(widen(lax.stop_gradient(rows)), axis=-1)
+    high, low = lax.pmax(jnp.stack([mark, -mark]), tuple(sorted(typed)))
+    return jnp.where((high == -low)[..., None], rows, jnp.nan)
 
 
 def _vary(array: Array, axes: frozenset[str]) -> Array:

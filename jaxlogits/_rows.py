@@ -17,9 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlogits import _checks
-from jaxlogits._mesh import class_indices, row_any, row_first, row_max, row_sum
-from jaxlogits._precision import wide_dtype, widen
+from jaxlogits import _checked, _checks
+from jaxlogits._mesh import class_indices, require_split, row_any, row_first, row_max, row_sum
+from jaxlogits._precision import narrow, wide_dtype, widen
 from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 Pair = tuple[Array, Array]
@@ -31,37 +31,101 @@ class Rows(NamedTuple):
     """The logits as rows, and what is needed to interpret them."""
 
     logits: Array  # [..., K], in the caller's dtype, masked classes at -inf
+    z: Array  # the same in the wide dtype, once: so that its gradient is rounded once, too
     mask: Array | None  # [..., K], the classes that count, or None for all of them
     blank: Array  # what a row of -inf gives: NaN by its own logits, 0 where the mask made it so
     axes: tuple[int, ...]
     like: Array  # the caller's logits
     axis_name: AxisName  # the mesh axes over which the classes are split
 
-    @property
-    def z(self) -> Array:
-        """The logits in the wide dtype."""
-        return widen(self.logits)
-
     def restore(self, rows: Array, masked: float) -> Array:
         """Rows of results in the layout and dtype of the logits, constant where they are masked."""
         if self.mask is not None:
             rows = jnp.where(self.mask, rows, masked)
-        return from_rows(rows, self.axes, self.like.shape).astype(self.like.dtype)
+        return narrow(from_rows(rows, self.axes, self.like.shape), self.like)
 
 
-def rows_of(logits: ArrayLike, axis: Axis, where: ArrayLike | None, axis_name: AxisName) -> Rows:
-    """Check the arguments that every row function has and bring them into rows."""
+def rows_of(
+    logits: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    axis_name: AxisName,
+    *,
+    one_per_row: bool = False,
+    name: str = "logits",
+    several_inf: bool = False,
+    no_class: bool = False,
+) -> Rows:
+    """Check the arguments that every row function has and bring them into rows.
+
+    ``one_per_row``: the function returns one number for each row, so that a mask with the rank of
+    that result masks rows. ``several_inf``, ``no_class``: a row with more than one +inf, or of -inf
+    alone, is as good as any for it.
+    """
+    rows = _as_rows(logits, axis, where, axis_name, one_per_row)
+    if _checked.is_on():
+        _check_rows(name, rows, several_inf, no_class)
+    return rows
+
+
+def _as_rows(
+    logits: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    axis_name: AxisName,
+    one_per_row: bool,
+) -> Rows:
     array = _checks.as_floating("logits", logits)
     axes = _checks.normalize_axes(array, axis)
     _checks.require_classes("logits", array, axes)
+    require_split("logits", axis_name, array)
     rows = to_rows(array, axes)
     if where is None:
         nan = jnp.asarray(jnp.nan, wide_dtype(array))
-        return Rows(rows, None, nan, axes, array, axis_name)
-    mask = to_rows(_checks.as_mask("where", where, array.shape), axes)
+        return Rows(rows, widen(rows), None, nan, axes, array, axis_name)
+    mask = to_rows(_as_mask(where, array, axes, one_per_row), axes)
+    if array.dtype.itemsize < 2:  # some of these dtypes have no -inf
+        rows = widen(rows)
     blank = jnp.where(row_any(mask, axis_name), jnp.nan, 0.0)
     masked = jnp.where(mask, rows, -jnp.inf)
-    return Rows(masked, mask, blank.astype(wide_dtype(array)), axes, array, axis_name)
+    blank = blank.astype(wide_dtype(array))
+    return Rows(masked, widen(masked), mask, blank, axes, array, axis_name)
+
+
+def _as_mask(where: ArrayLike, logits: Array, axes: tuple[int, ...], one_per_row: bool) -> Array:
+    """The mask of the classes; its rank says what it masks."""
+    mask = _checks.as_boolean("where", where)
+    row_ndim = logits.ndim - len(axes)
+    if one_per_row and mask.ndim == row_ndim:
+        rows = tuple(size for d, size in enumerate(logits.shape) if d not in axes)
+        hint = ": write where[None, :] for classes" if mask.shape == logits.shape[-1:] else ""
+        mask = jnp.expand_dims(_checks.broadcast_to("where", mask, rows, hint), axes)
+    elif mask.ndim not in (0, logits.ndim):
+        ranks = f"{logits.ndim} or {row_ndim}" if one_per_row else f"{logits.ndim}"
+        hint = ": write where[:, None] for rows or where[None, :] for classes" * (mask.ndim == 1)
+        raise ValueError(
+            f"where must have {ranks} dimensions for logits {_checks.describe(logits)}, "
+            f"got {_checks.describe(mask)}{hint}"
+        )
+    return _checks.broadcast_to("where", mask, logits.shape)
+
+
+def _check_rows(name: str, rows: Rows, several_inf: bool, no_class: bool) -> None:
+    """Look at the values of the logits."""
+    z, axis_name = rows.z, rows.axis_name
+    found = jnp.sum(jnp.where(jnp.isnan(z), z, 0.0), axis=-1)
+    _checked.check_values(f"{name} must not be NaN", found, ~jnp.isnan(found))
+    if not several_inf:
+        count = row_sum((z == jnp.inf).astype(jnp.int32), axis_name)[..., 0]
+        rule = f"{name} must have at most one +inf in a row"
+        _checked.check_values(rule, count, count <= 1)
+    if not no_class:
+        largest = row_max(z, axis_name)
+        some = jnp.isnan(largest) | (largest > -jnp.inf)
+        if rows.mask is not None:
+            some |= ~row_any(rows.mask, axis_name)
+        rule = f"{name} must be above -inf for some class of a row"
+        _checked.check_values(rule, largest[..., 0], some[..., 0])
 
 
 def to_rows(array: Array, axes: tuple[int, ...]) -> Array:
@@ -80,10 +144,9 @@ def from_rows(rows: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Arr
     return jnp.moveaxis(unflat, range(-len(axes), 0), axes)
 
 
-def divided(z: Array, scale: Array) -> Array:
-    """z / scale, where infinite logits don't depend on the scale."""
-    infinite = jnp.isinf(z)
-    return jnp.where(infinite, z, jnp.where(infinite, 0.0, z) / scale)
+def spoiled(x: Array, bad: Array) -> Array:
+    """NaN where ``bad``, in value and derivatives: a select of NaN would have derivative 0."""
+    return x * jnp.where(bad, jnp.nan, 1.0).astype(x.dtype)
 
 
 # The functions of rows, with their derivatives.

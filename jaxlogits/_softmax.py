@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from jaxlogits._explicit import on_explicit_mesh, split_logits
+from jaxlogits._program import program
 from jaxlogits._rows import (
     log_odds_rows,
     log_softmax_rows,
@@ -13,11 +14,12 @@ from jaxlogits._rows import (
 from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def logsumexp(
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -47,15 +49,16 @@ def logsumexp(
         >>> jl.logsumexp(jnp.array([0.0, 0.0])).round(4)
         Array(0.6931, dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
     return logsumexp_rows(rows.z, axis_name)
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def softmax(
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -89,11 +92,12 @@ def softmax(
     return rows.restore(softmax_rows(rows.z, rows.blank, axis_name), masked=0.0)
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def log_softmax(
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -128,11 +132,12 @@ def log_softmax(
     return rows.restore(log_softmax_rows(rows.z, rows.blank, axis_name), masked=-jnp.inf)
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def class_log_odds(
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
