@@ -5,21 +5,21 @@ anything in [0, 1], as probabilities or as integers or booleans.
 """
 
 import functools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits import _checks
+from jaxlogits._checks import Range
 from jaxlogits._log_odds import sigmoid, softplus
 from jaxlogits._precision import widen
+from jaxlogits._program import Option, program
+from jaxlogits._rules import derivatives, product, spread, times, weigh
 from jaxlogits._typing import Array, ArrayLike
 
-Pair = tuple[Array, Array]
-Triple = tuple[Array, Array, Array]
 
-
+@program(label_smoothing=Option(Range(0, below=1), off=(0,)))
 def sigmoid_binary_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -53,16 +53,17 @@ def sigmoid_binary_cross_entropy(
         Array([  0.6931472, 100.       ], dtype=float32)
     """
     x, y = _logits_and_labels(logits, labels)
+    weight = smoothing = None
     if not _checks.is_zero(label_smoothing):
-        epsilon = _checks.as_option("label_smoothing", label_smoothing, x.dtype, below=1.0)
-        y = (1.0 - epsilon) * y + 0.5 * epsilon
-    positive = y
+        smoothing = _checks.as_option("label_smoothing", label_smoothing, x.dtype)
     if pos_weight is not None:
-        weight = _checks.as_floating("pos_weight", pos_weight).astype(x.dtype)
-        positive = y * _checks.broadcast_to("pos_weight", weight, x.shape)
-    return _binary_nll(x, positive, 1.0 - y)
+        weight = widen(_checks.as_real("pos_weight", pos_weight), x.dtype)
+        weight = _checks.check_values("pos_weight must be at least 0", weight, weight >= 0, "at")
+        weight = _checks.broadcast_to("pos_weight", weight, x.shape)
+    return _binary_nll(x, y, weight, smoothing)
 
 
+@program(alpha=Option(Range(0, 1)), gamma=Option(Range(0)))
 def sigmoid_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -102,119 +103,194 @@ def sigmoid_focal_loss(
     loss = _binary_focal(x, y, _checks.as_option("gamma", gamma, x.dtype))
     if alpha is None:
         return loss
-    alpha = _checks.as_option("alpha", alpha, x.dtype, high=1.0)
-    return (alpha * y + (1.0 - alpha) * (1.0 - y)) * loss
+    return _balanced(loss, y, _checks.as_option("alpha", alpha, x.dtype))
 
 
 def _logits_and_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     """Both in the wide dtype of the logits; a label outside [0, 1] is NaN."""
     x = widen(_checks.as_floating("logits", logits))
+    _checks.check_no_nan("logits", x)
     y = _checks.as_real("labels", labels)
     _checks.require_shape("labels", y, x.shape, "the shape of logits,")
-    y = y.astype(x.dtype)
+    y = widen(y, x.dtype)
     valid = (y >= 0) & (y <= 1)
-    _checks.check_values("labels must be in [0, 1]", y, valid)
+    _checks.check_values("labels must be in [0, 1]", y, valid, "at")
     return x, jnp.where(valid, y, jnp.nan)
 
 
-def _weigh(weight: Array, value: Array) -> Array:
-    """weight * value, where a weight of 0 counts nothing, not even inf."""
-    return weight * jnp.where((weight == 0) & jnp.isinf(value), 0.0, value)
+# Cross entropy.
 
 
 @jax.custom_jvp
-def _binary_nll(x: Array, positive: Array, negative: Array) -> Array:
-    """positive * softplus(-x) + negative * softplus(x)."""
-    return _weigh(positive, softplus(-x)) + _weigh(negative, softplus(x))
+def _cost(x: Array, weight: Array) -> Array:
+    """softplus(x), what a label of the other side costs; 0 where that is inf and weighs 0."""
+    cost = softplus(x)
+    return jnp.where((weight == 0) & jnp.isinf(cost), 0.0, cost)
 
 
-@functools.partial(_binary_nll.defjvp, symbolic_zeros=True)
-def _binary_nll_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
-    x, positive, negative = primals
-    dx, dpositive, dnegative = tangents
-    nll = _binary_nll(x, positive, negative)
-    tangent = jnp.zeros_like(nll)
-    if not isinstance(dx, SymbolicZero):
-        tangent += (negative * sigmoid(x) - positive * sigmoid(-x)) * dx
-    if not isinstance(dpositive, SymbolicZero):
-        tangent += softplus(-x) * dpositive
-    if not isinstance(dnegative, SymbolicZero):
-        tangent += softplus(x) * dnegative
-    return nll, tangent
+derivatives(_cost, lambda dx, _, x, __: sigmoid(x) * dx, None)
 
 
 @jax.custom_jvp
+def _binary_nll(x: Array, y: Array, weight: Array | None, smoothing: Array | None) -> Array:
+    """weight t softplus(-x) + (1 - t) softplus(x), t the smoothed label."""
+    t = _smoothed(y, smoothing)
+    positive = t if weight is None else weight * t
+    return positive * _cost(-x, positive) + (1.0 - t) * _cost(x, 1.0 - t)
+
+
+def _smoothed(y: Array, smoothing: Array | None) -> Array:
+    return y if smoothing is None else y + smoothing * (0.5 - y)
+
+
+def _nll_by_logit(
+    dx: Array, _: Array, x: Array, y: Array, weight: Array | None, smoothing: Array | None
+) -> Array:
+    t = _smoothed(y, smoothing)
+    positive = t if weight is None else weight * t
+    return ((1.0 - t) * sigmoid(x) - positive * sigmoid(-x)) * dx
+
+
+def _nll_by_label(x: Array, y: Array, weight: Array | None, smoothing: Array | None) -> Array:
+    """The loss's derivative in the smoothed label."""
+    t = _smoothed(y, smoothing)
+    if weight is None:
+        return _cost(-x, t) - _cost(x, 1.0 - t)
+    return weigh(weight, _cost(-x, weight * t)) - _cost(x, 1.0 - t)
+
+
+def _nll_by_weight(
+    dweight: Array, _: Array, x: Array, y: Array, weight: Array, smoothing: Array | None
+) -> Array:
+    t = _smoothed(y, smoothing)
+    return times(weigh(t, _cost(-x, weight * t)), dweight)
+
+
+derivatives(
+    _binary_nll,
+    _nll_by_logit,
+    lambda dy, _, *args: times(
+        _nll_by_label(*args) if args[3] is None else weigh(1.0 - args[3], _nll_by_label(*args)), dy
+    ),
+    _nll_by_weight,
+    lambda dsmoothing, _, *args: times(weigh(0.5 - args[1], _nll_by_label(*args)), dsmoothing),
+)
+
+
+# Focal loss: first what weighs it.
+
+
+@jax.custom_jvp
+def _balanced(loss: Array, y: Array, alpha: Array) -> Array:
+    """The loss times alpha y + (1 - alpha) (1 - y); what weighs 0 may be infinite."""
+    return product(_balance(y, alpha), loss)
+
+
+def _balance(y: Array, alpha: Array) -> Array:
+    return alpha * y + (1.0 - alpha) * (1.0 - y)
+
+
+derivatives(
+    _balanced,
+    lambda dloss, _, __, y, alpha: times(_balance(y, alpha), dloss),
+    lambda dy, _, loss, __, alpha: times(weigh(2.0 * alpha - 1.0, loss), dy),
+    lambda dalpha, _, loss, y, __: times(weigh(2.0 * y - 1.0, loss), dalpha),
+)
+
+
+# Let N be the cross entropy, N' and N'' its derivatives in x, and u = 1 - p_t the probability that
+# isn't given to the label. The loss and all of its derivatives are sums of terms
+# N**i N'**j N''**k log(u)**l u**e. Where u is small, so are N, N' and N'', and their ratios to u
+# are known: no order divides by a number that may have underflowed.
+
+
+class _Powers(NamedTuple):
+    """How often a factor is in a term."""
+
+    nll: int = 0  # of N, N' and N''
+    slope: int = 0
+    curve: int = 0
+    log: int = 0  # of u
+    all: int = 0  # of u beyond gamma, N, N' and N'' together
+
+    @property
+    def of_u(self) -> int:
+        return self.all - self.nll - self.slope - self.curve
+
+
 def _binary_focal(x: Array, y: Array, gamma: Array) -> Array:
-    """Cross entropy times u**gamma with u = 1 - p_t."""
-    return _binary_nll(x, y, 1.0 - y) * _factor(x, y, gamma)
+    """Cross entropy times u**gamma."""
+    return _term(x, y, gamma, _Powers(nll=1, all=1))
 
 
-@functools.partial(_binary_focal.defjvp, symbolic_zeros=True)
-def _binary_focal_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
-    x, y, gamma = primals
-    dx, dy, dgamma = tangents
-    focal, factor, nll = (
-        _binary_focal(x, y, gamma),
-        _factor(x, y, gamma),
-        _binary_nll(x, y, 1.0 - y),
-    )
-    tangent = jnp.zeros_like(focal)
-    if not isinstance(dx, SymbolicZero):
-        slope = (1.0 - y) * sigmoid(x) - y * sigmoid(-x)
-        tangent += (factor * slope + _weigh(gamma * factor * _log_slope(x, y), nll)) * dx
-    if not isinstance(dy, SymbolicZero):
-        # u**(gamma - 1) tends to inf where the cross entropy tends to 0.
-        through_u = gamma * jnp.power(_missed(x, y), gamma - 1.0) * nll
-        tangent += (_weigh(sigmoid(-x) - sigmoid(x), through_u) - factor * x) * dy
-    if not isinstance(dgamma, SymbolicZero):
-        tangent += jnp.where(focal == 0, 0.0, focal * jnp.log(_missed(x, y))) * dgamma
-    return focal, tangent
-
-
-def _missed(x: Array, y: Array) -> Array:
-    """u = 1 - p_t: the probability that isn't given to the label."""
-    return y * sigmoid(-x) + (1.0 - y) * sigmoid(x)
-
-
-@jax.custom_jvp
-def _factor(x: Array, y: Array, gamma: Array) -> Array:
-    """u**gamma; its derivatives in x divide by no power of u, which may underflow."""
-    return jnp.power(_missed(x, y), gamma)
-
-
-@functools.partial(_factor.defjvp, symbolic_zeros=True)
-def _factor_jvp(primals: Triple, tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
-    x, y, gamma = primals
-    dx, dy, dgamma = tangents
-    factor, u = _factor(x, y, gamma), _missed(x, y)
-    tangent = jnp.zeros_like(factor)
-    if not isinstance(dx, SymbolicZero):
-        tangent += gamma * factor * _log_slope(x, y) * dx
-    if not isinstance(dy, SymbolicZero):
-        tangent += gamma * jnp.power(u, gamma - 1.0) * (sigmoid(-x) - sigmoid(x)) * dy
-    if not isinstance(dgamma, SymbolicZero):
-        tangent += jnp.where(factor == 0, 0.0, factor * jnp.log(u)) * dgamma
-    return factor, tangent
-
-
-@jax.custom_jvp
-def _log_slope(x: Array, y: Array) -> Array:
-    """The derivative of log(u) by x, where p is sigmoid(x) and q is 1 - p."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _term(x: Array, y: Array, gamma: Array, n: _Powers) -> Array:
+    """N**n.nll N'**n.slope N''**n.curve log(u)**n.log u**(gamma + n.of_u)."""
     p, q = sigmoid(x), sigmoid(-x)
-    soft = (y > 0) & (y < 1)
-    of_soft = (1.0 - 2.0 * y) * p * q / jnp.where(soft, _missed(x, y), 1.0)
-    return jnp.where(soft, of_soft, (1.0 - y) * q - y * p)
+    u = y * q + (1.0 - y) * p
+    log_u = _log_missed(x, y, u)
+    total = gamma + min(n.all, 0)
+    # Where u underflows, its logarithm doesn't.
+    small = jnp.where(total == 0, 1.0, jnp.exp(total * log_u))
+    power = jnp.where(u == 0, small, jnp.power(u, total))
+    nll, slope, curve = _binary_nll(x, y, None, None), (1.0 - y) * p - y * q, p * q
+    soft, safe = (y > 0) & (y < 1), jnp.where(u == 0, 1.0, u)
+    relative = (
+        jnp.where(u == 0, 1.0, nll / safe),
+        jnp.where(soft, slope / safe, 1.0 - 2.0 * y),
+        jnp.where(soft, curve / safe, (1.0 - y) * q + y * p),
+    )
+    factors = [
+        number if position < n.all else ratio
+        for position, (number, ratio) in enumerate(
+            [(nll, relative[0])] * n.nll
+            + [(slope, relative[1])] * n.slope
+            + [(curve, relative[2])] * n.curve
+        )
+    ]
+    return product(power, *factors, *[log_u] * n.log)
 
 
-@functools.partial(_log_slope.defjvp, symbolic_zeros=True)
-def _log_slope_jvp(primals: Pair, tangents: tuple[Any, Any]) -> Pair:
-    x, y = primals
-    dx, dy = tangents
-    slope, p, q = _log_slope(x, y), sigmoid(x), sigmoid(-x)
-    tangent = jnp.zeros_like(slope)
-    if not isinstance(dx, SymbolicZero):
-        tangent += slope * (q - p - slope) * dx
-    if not isinstance(dy, SymbolicZero):
-        u = _missed(x, y)
-        tangent -= (p / u) * (q / u) * dy
-    return slope, tangent
+def _log_missed(x: Array, y: Array, u: Array) -> Array:
+    """log(u), to its last digits where u is close to 0 or to 1."""
+    hard = -softplus(jnp.where(y == 1, x, -x))
+    given = y * sigmoid(x) + (1.0 - y) * sigmoid(-x)
+    soft = jnp.where(u < 0.5, jnp.log(u), jnp.log1p(-given))
+    return jnp.where((y == 0) | (y == 1), hard, soft)
+
+
+def _term_by_logit(dx: Array, value: Array, x: Array, y: Array, gamma: Array, n: _Powers) -> Array:
+    more = n._replace(curve=n.curve + 1)
+    sign = 1.0 - 2.0 * y  # u' is sign * N''
+    slopes = [weigh(sign, weigh(gamma + n.of_u, _term(x, y, gamma, more)))]
+    if n.log:
+        slopes.append(weigh(n.log * sign, _term(x, y, gamma, more._replace(log=n.log - 1))))
+    if n.nll:
+        slopes.append(_term(x, y, gamma, n._replace(nll=0, slope=1)))
+    if n.slope:
+        slopes.append(_term(x, y, gamma, more._replace(slope=0)))
+    if n.curve:
+        slopes.append(weigh(n.curve * (sigmoid(-x) - sigmoid(x)), value))
+    return spread(dx, *slopes)
+
+
+def _term_by_label(dy: Array, _: Array, x: Array, y: Array, gamma: Array, n: _Powers) -> Array:
+    less = n._replace(all=n.all - 1)
+    rise = sigmoid(-x) - sigmoid(x)  # of u
+    slopes = [weigh(rise, weigh(gamma + n.of_u, _term(x, y, gamma, less)))]
+    if n.log:
+        slopes.append(weigh(n.log * rise, _term(x, y, gamma, less._replace(log=n.log - 1))))
+    if n.nll:
+        slopes.append(
+            weigh(_term(x, y, gamma, less._replace(nll=0)), _nll_by_label(x, y, None, None))
+        )
+    if n.slope:
+        slopes.append(-_term(x, y, gamma, less._replace(slope=0)))
+    return spread(dy, *slopes)
+
+
+def _term_by_gamma(dgamma: Array, _: Array, x: Array, y: Array, gamma: Array, n: _Powers) -> Array:
+    return times(_term(x, y, gamma, n._replace(log=n.log + 1)), dgamma)
+
+
+derivatives(_term, _term_by_logit, _term_by_label, _term_by_gamma)

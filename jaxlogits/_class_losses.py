@@ -4,24 +4,35 @@ Every loss is one value per example; the caller writes ``.mean()``. Integer labe
 are two functions.
 """
 
+import jax
 import jax.numpy as jnp
 
 from jaxlogits import _checks
+from jaxlogits._checks import Range
 from jaxlogits._explicit import on_explicit_mesh, split_logits
 from jaxlogits._focal import focal
 from jaxlogits._mesh import row_sum
 from jaxlogits._nll import nll, weighted_nll, weighted_square_logsumexp
+from jaxlogits._precision import widen
+from jaxlogits._program import Option, program
 from jaxlogits._rows import Rows, rows_of, softmax_complement_rows
+from jaxlogits._rules import derivatives, weigh
 from jaxlogits._targets import label_rows, one_hot_rows, target_rows
 from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
+@program(
+    "axis",
+    "axis_name",
+    label_smoothing=Option(Range(0, below=1), off=(0,)),
+    z_loss=Option(Range(0), off=(0,)),
+)
 @on_explicit_mesh(split_logits)
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     label_smoothing: ArrayLike = 0.0,
@@ -34,14 +45,15 @@ def softmax_cross_entropy(
 
     Args:
         logits: floating-point array of unnormalised log probabilities.
-        labels: targets of the same shape, at least 0; they need not sum to 1. A negative one makes
-            the loss and gradient of its row NaN.
+        labels: targets of the same shape, weights of the classes: they need not sum to 1, and the
+            loss is linear in them, below 0 too.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count. A target
-            above 0 on a masked class costs +inf; a row that is masked as a whole costs 0.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked class's target is left out; a row that is masked as a
+            whole costs 0.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         label_smoothing: eps in [0, 1), spread over the classes that count.
-        class_weights: w, ``[K]``.
+        class_weights: w, ``[K]``, at least 0; the loss is linear in them.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
     Returns:
@@ -59,17 +71,23 @@ def softmax_cross_entropy(
         >>> jl.softmax_cross_entropy(jnp.array([20.0, 0.0]), jnp.array([1.0, 0.0]))
         Array(2.0611537e-09, dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
-    targets = target_rows(rows, labels)
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    targets = target_rows(rows, labels, "softmax_cross_entropy_with_integer_labels")
     return _cross_entropy(rows, targets, label_smoothing, class_weights, z_loss)
 
 
+@program(
+    "axis",
+    "axis_name",
+    label_smoothing=Option(Range(0, below=1), off=(0,)),
+    z_loss=Option(Range(0), off=(0,)),
+)
 @on_explicit_mesh(split_logits)
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     label_smoothing: ArrayLike = 0.0,
@@ -85,14 +103,13 @@ def softmax_cross_entropy_with_integer_labels(
     Args:
         logits: floating-point array of unnormalised log probabilities.
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. For several axes
-            they index the classes flattened in the order of ``axis``. One outside makes the loss
-            and the gradient of its row NaN.
+            they index the classes flattened in that order. One outside makes its row NaN.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count. A masked
-            label costs +inf; a row that is masked as a whole costs 0.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked label costs +inf, a row that is masked as a whole 0.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         label_smoothing: eps in [0, 1), spread over the classes that count.
-        class_weights: w, ``[K]``.
+        class_weights: w, ``[K]``, at least 0; the loss is linear in them.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
     Returns:
@@ -111,19 +128,24 @@ def softmax_cross_entropy_with_integer_labels(
         >>> jl.softmax_cross_entropy_with_integer_labels(jnp.array([20.0, 0.0]), jnp.array(0))
         Array(2.0611537e-09, dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    dense = "softmax_cross_entropy"
     if _checks.is_zero(label_smoothing) and class_weights is None:
-        loss = nll(rows.logits, label_rows(rows, labels), rows.blank, axis_name)
+        # The penalty reads the wide logits, and one array's gradient is rounded once.
+        z = rows.logits if _checks.is_zero(z_loss) else rows.z
+        loss = nll(z, label_rows(rows, labels, dense), rows.blank, axis_name)
         return loss + _penalty(rows, z_loss)
-    return _cross_entropy(rows, one_hot_rows(rows, labels), label_smoothing, class_weights, z_loss)
+    targets = one_hot_rows(rows, labels, dense)
+    return _cross_entropy(rows, targets, label_smoothing, class_weights, z_loss)
 
 
+@program("axis", "axis_name", gamma=Option(Range(0)))
 @on_explicit_mesh(split_logits)
 def softmax_focal_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     gamma: ArrayLike = 2.0,
@@ -137,7 +159,8 @@ def softmax_focal_loss_with_integer_labels(
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
             the loss and the gradient of its row NaN.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         gamma: focusing parameter, at least 0; 0 is the cross entropy.
 
@@ -156,17 +179,18 @@ def softmax_focal_loss_with_integer_labels(
         >>> jl.softmax_focal_loss_with_integer_labels(jnp.array([0.0, 0.0]), jnp.array(0)).round(4)
         Array(0.1733, dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
     gamma = _checks.as_option("gamma", gamma, rows.z.dtype)
     return focal(nll(rows.logits, label_rows(rows, labels), rows.blank, axis_name), gamma)
 
 
+@program("axis", "axis_name", epsilon=Option(Range(-1)))
 @on_explicit_mesh(split_logits)
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     epsilon: ArrayLike = 2.0,
@@ -175,10 +199,11 @@ def poly_loss_cross_entropy(
 
     Args:
         logits: floating-point array of unnormalised log probabilities.
-        labels: targets of the same shape, at least 0; a negative one makes its row NaN.
+        labels: targets of the same shape, weights of the classes: the loss is linear in them.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count. A target
-            above 0 on a masked class costs +inf; a row that is masked as a whole costs 0.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked class's target is left out; a row that is masked as a
+            whole costs 0.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         epsilon: weight of the first term of cross entropy's expansion in 1 - p, at least -1.
 
@@ -198,9 +223,9 @@ def poly_loss_cross_entropy(
         >>> jl.poly_loss_cross_entropy(jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])).round(4)
         Array(1.6931, dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
     targets = target_rows(rows, labels)
-    epsilon = _checks.as_option("epsilon", epsilon, rows.z.dtype, low=-1.0)
+    epsilon = _checks.as_option("epsilon", epsilon, rows.z.dtype)
     missed = targets * softmax_complement_rows(rows.z, rows.blank, axis_name)
     loss = weighted_nll(rows.z, targets, rows.blank, axis_name)
     return loss + epsilon * row_sum(missed, axis_name)[..., 0]
@@ -216,16 +241,34 @@ def _cross_entropy(
     """The cross entropy of dense targets with its options."""
     dtype = rows.z.dtype
     if not _checks.is_zero(label_smoothing):
-        epsilon = _checks.as_option("label_smoothing", label_smoothing, dtype, below=1.0)
+        epsilon = _checks.as_option("label_smoothing", label_smoothing, dtype)
         kept = jnp.ones_like(targets) if rows.mask is None else rows.mask.astype(dtype)
         count = jnp.maximum(row_sum(kept, rows.axis_name), 1.0)
-        targets = (1.0 - epsilon) * targets + epsilon * kept / count
+        targets = _smoothed(targets, kept / count, epsilon)
     if class_weights is not None:
-        weights = _checks.as_floating("class_weights", class_weights).astype(dtype)
+        weights = widen(_checks.as_real("class_weights", class_weights), dtype)
         _checks.require_shape("class_weights", weights, targets.shape[-1:], "one weight a class,")
-        targets = targets * jnp.broadcast_to(weights, targets.shape)
+        rule = "class_weights must be at least 0"
+        weights = _checks.check_values(rule, weights, weights >= 0, "for class")
+        targets = weigh(targets, jnp.broadcast_to(weights, targets.shape))
     loss = weighted_nll(rows.z, targets, rows.blank, rows.axis_name)
     return loss + _penalty(rows, z_loss)
+
+
+@jax.custom_jvp
+def _smoothed(targets: Array, even: Array, epsilon: Array) -> Array:
+    """(1 - epsilon) targets + epsilon even; what a target's share costs may be infinite."""
+    return (1.0 - epsilon) * targets + epsilon * even
+
+
+derivatives(
+    _smoothed,
+    lambda dtargets, _, __, ___, epsilon: (1.0 - epsilon) * dtargets,
+    None,
+    lambda depsilon, _, targets, even, __: jnp.where(
+        targets == even, 0.0, (even - targets) * depsilon
+    ),
+)
 
 
 def _penalty(rows: Rows, z_loss: ArrayLike) -> Array:

@@ -10,15 +10,14 @@ stays finite and smooth as a tends to 0.
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits._mesh import num_classes, row_max, row_sum
-from jaxlogits._rows import Pair, log_softmax_tangent
+from jaxlogits._rows import log_softmax_tangent
+from jaxlogits._rules import derivatives, times, weigh
 from jaxlogits._typing import Array, AxisName
 
 Triple = tuple[Array, Array, Array]
@@ -28,28 +27,32 @@ Quad = tuple[Array, Array, Array, Array]
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def entmax_rows(z: Array, a: Array, blank: Array, power: int, axis_name: AxisName) -> Array:
     """Entmax over the last axis, with a as ``[..., 1]`` or a scalar; ``blank`` for rows of -inf."""
-    x, empty = _above_threshold(z, a, power, axis_name)
+    x, _, empty = _above_threshold(z, a, power, axis_name)
     p = _exp_a(x, a, power)
     return jnp.where(empty, blank, p / row_sum(p, axis_name))
 
 
-@functools.partial(entmax_rows.defjvp, symbolic_zeros=True)
-def _entmax_jvp(
-    power: int, axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]
-) -> Pair:
-    z, a, blank = primals
-    dz, da, _ = tangents
-    p = entmax_rows(z, a, blank, power, axis_name)
+def _entmax_by_z(
+    dz: Array, p: Array, z: Array, a: Array, _: Array, power: int, axis_name: AxisName
+) -> Array:
     slope = _slope(p, a, power)
+    return slope * log_softmax_tangent(z, _share(slope, axis_name), dz, axis_name)
+
+
+def _entmax_by_a(
+    da: Array, p: Array, _: Array, a: Array, __: Array, power: int, axis_name: AxisName
+) -> Array:
+    share, bend = _share(_slope(p, a, power), axis_name), _exp_a_bend(p, a)
+    return (bend - share * row_sum(bend, axis_name)) * da
+
+
+derivatives(entmax_rows, _entmax_by_z, _entmax_by_a, None)
+
+
+def _share(slope: Array, axis_name: AxisName) -> Array:
+    """The slopes as parts of their sum, or 0 where there are none."""
     total = row_sum(slope, axis_name)
-    share = slope / jnp.where(total == 0, 1.0, total)
-    tangent = jnp.zeros_like(p)
-    if not isinstance(dz, SymbolicZero):
-        tangent += slope * log_softmax_tangent(z, share, dz, axis_name)
-    if not isinstance(da, SymbolicZero):
-        bend = _exp_a_bend(p, a)
-        tangent += (bend - share * row_sum(bend, axis_name)) * da
-    return p, tangent
+    return slope / jnp.where(total == 0, 1.0, total)
 
 
 def _slope(p: Array, a: Array, power: int) -> Array:
@@ -91,37 +94,22 @@ def entmax_loss_rows(
 
     Up to a constant z - t is at most omega's slope at p, so that no class adds less than 0.
     """
-    x, empty = _above_threshold(z, a, power, axis_name)
+    x, halves, empty = _above_threshold(z, a, power, axis_name)
     p = entmax_rows(z, a, blank, power, axis_name)
     missed = -_residual(p, y, axis_name)
-    height = jnp.maximum(x, _lowest(x))
+    # From where on nothing counts beside the gap; half of it is finite where the gap isn't.
+    far = x < -1.0 / float(jnp.finfo(x.dtype).eps) ** 2
+    height = jnp.where(far, 0.0, x)
     plain = y * (_log_a(y, a) - height) - (1.0 + a * height) * missed
-    plain = jnp.where(y == 0, p * _power(p, a), jnp.where(x == -jnp.inf, jnp.inf, plain))
+    plain = jnp.where(y == 0, p * _power(p, a), plain)
     near = (y > 0) & (jnp.abs(missed) <= 0.25 * p)
     relative = jnp.where(near, missed / jnp.where(near, p, 1.0), 0.0)
     curved = (1.0 + a) * p * _power(p, a) * _power_minus_line(relative, a)
     terms = jnp.where(near, curved, plain)
-    terms = jnp.where(jnp.isnan(terms), terms, jnp.maximum(terms, 0.0))
-    loss = row_sum(terms, axis_name) / (1.0 + a)
+    terms = jnp.where(far, 0.0, jnp.where(jnp.isnan(terms), terms, jnp.maximum(terms, 0.0)))
+    gaps = 2.0 * row_sum(jnp.where(far & (y != 0), -y * halves, 0.0), axis_name)
+    loss = row_sum(terms, axis_name) / (1.0 + a) + gaps
     return jnp.where(empty, blank, loss)[..., 0]
-
-
-@functools.partial(entmax_loss_rows.defjvp, symbolic_zeros=True)
-def _entmax_loss_jvp(
-    power: int, axis_name: AxisName, primals: Quad, tangents: tuple[Any, Any, Any, Any]
-) -> Pair:
-    z, y, a, blank = primals
-    dz, dy, da, _ = tangents
-    loss = entmax_loss_rows(z, y, a, blank, power, axis_name)
-    tangent = jnp.zeros_like(loss)
-    if not isinstance(dz, SymbolicZero):
-        tangent += row_sum(_residual_rows(z, y, a, blank, power, axis_name) * dz, axis_name)[..., 0]
-    if not isinstance(dy, SymbolicZero):
-        tangent += row_sum(_surprise_rows(z, y, a, power, axis_name) * dy, axis_name)[..., 0]
-    if not isinstance(da, SymbolicZero):
-        p = entmax_rows(z, a, blank, power, axis_name)
-        tangent += row_sum((_omega_bend(y, a) - _omega_bend(p, a)) * da, axis_name)[..., 0]
-    return loss, tangent
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
@@ -133,13 +121,18 @@ def _residual_rows(
     return jnp.where(row_max(z, axis_name) == -jnp.inf, blank, _residual(p, y, axis_name))
 
 
-@_residual_rows.defjvp
-def _residual_jvp(power: int, axis_name: AxisName, primals: Quad, tangents: Quad) -> Pair:
-    z, y, a, blank = primals
-    dz, dy, da, _ = tangents
-    entmax = functools.partial(entmax_rows, blank=blank, power=power, axis_name=axis_name)
-    _, dp = jax.jvp(entmax, (z, a), (dz, da))
-    return _residual_rows(z, y, a, blank, power, axis_name), dp - dy
+def _loss_by_a(
+    da: Array,
+    _: Array,
+    z: Array,
+    y: Array,
+    a: Array,
+    blank: Array,
+    power: int,
+    axis_name: AxisName,
+) -> Array:
+    p = entmax_rows(z, a, blank, power, axis_name)
+    return row_sum((_omega_bend(y, a) - _omega_bend(p, a)) * da, axis_name)[..., 0]
 
 
 def _residual(p: Array, y: Array, axis_name: AxisName) -> Array:
@@ -152,29 +145,74 @@ def _residual(p: Array, y: Array, axis_name: AxisName) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _surprise_rows(z: Array, y: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     """The loss's derivative in y, log_a(y) - (z - t); 0 where y is 0 and z is -inf."""
-    x, _ = _above_threshold(z, a, power, axis_name)
+    x, _, _ = _above_threshold(z, a, power, axis_name)
     return jnp.where((y == 0) & (x == -jnp.inf), 0.0, _log_a(y, a) - x)
 
 
-@_surprise_rows.defjvp
-def _surprise_jvp(power: int, axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
-    z, y, a = primals
-    dz, dy, da = tangents
+def _surprise_by_z(
+    dz: Array, _: Array, z: Array, __: Array, a: Array, power: int, axis_name: AxisName
+) -> Array:
     p = entmax_rows(z, a, jnp.zeros_like(a), power, axis_name)
-    slope = _slope(p, a, power)
-    total = row_sum(slope, axis_name)
-    total = jnp.where(total == 0, 1.0, total)
-    dt = row_sum(_exp_a_bend(p, a), axis_name) / total * da
-    above = log_softmax_tangent(z, slope / total, dz, axis_name) - dt
-    density = _power(y, a) / jnp.where(y > 0, y, 1.0)  # log_a's slope
-    grown = density * (dy - _exp_a_bend(y, a) * da)
-    return _surprise_rows(z, y, a, power, axis_name), grown - above
+    return -log_softmax_tangent(z, _share(_slope(p, a, power), axis_name), dz, axis_name)
+
+
+def _surprise_by_a(
+    da: Array, _: Array, z: Array, y: Array, a: Array, power: int, axis_name: AxisName
+) -> Array:
+    p = entmax_rows(z, a, jnp.zeros_like(a), power, axis_name)
+    total = row_sum(_slope(p, a, power), axis_name)
+    threshold = row_sum(_exp_a_bend(p, a), axis_name) / jnp.where(total == 0, 1.0, total)
+    # Of log_a(0) = -1 / a, and of the inverse of exp_a elsewhere.
+    safe = jnp.where(y > 0, y, 1.0)
+    bend = -_raised(safe, a - 1.0) * _exp_a_bend(y, a)
+    bend = jnp.where(y == 0, 1.0 / jnp.square(jnp.broadcast_to(a, y.shape)), bend)
+    return times(bend, da) + threshold * da
+
+
+@jax.custom_jvp
+def _raised(base: Array, exponent: Array) -> Array:
+    """base**exponent, whose derivatives are such powers again, with 0 times infinity as 0."""
+    return jnp.power(base, exponent)
+
+
+derivatives(
+    _raised,
+    lambda dbase, _, base, exponent: times(weigh(exponent, _raised(base, exponent - 1.0)), dbase),
+    lambda dexponent, value, base, _: times(weigh(value, jnp.log(base)), dexponent),
+)
+
+
+derivatives(
+    entmax_loss_rows,
+    lambda dz, _, *args: row_sum(_residual_rows(*args) * dz, args[-1])[..., 0],
+    lambda dy, _, z, y, a, __, *static: row_sum(
+        times(_surprise_rows(z, y, a, *static), dy), static[-1]
+    )[..., 0],
+    _loss_by_a,
+    None,
+)
+derivatives(
+    _residual_rows,
+    lambda dz, _, z, __, *rest: jax.jvp(lambda z: entmax_rows(z, *rest), (z,), (dz,))[1],
+    lambda dy, *_: -dy,
+    lambda da, _, z, __, a, *rest: jax.jvp(lambda a: entmax_rows(z, a, *rest), (a,), (da,))[1],
+    None,
+)
+
+
+derivatives(
+    _surprise_rows,
+    _surprise_by_z,
+    lambda dy, _, __, y, a, *___: times(_raised(y, a - 1.0), dy),  # log_a's slope
+    _surprise_by_a,
+)
 
 
 def _omega_bend(p: Array, a: Array) -> Array:
     """omega's derivative in a."""
     bend = -_exp_a_bend(p, a) * _power(p, a)
-    entropy = jnp.where(p > 0, p * _log_a(jnp.where(p > 0, p, 1.0), a), 0.0 * p)
+    log_p = jnp.log(jnp.where(p > 0, p, 1.0))
+    entropy = jnp.where(p > 0, p * log_p * _relative_expm1(a * log_p), 0.0 * p)
     return (bend - entropy / (1.0 + a)) / (1.0 + a)
 
 
@@ -204,16 +242,17 @@ def _power_minus_line(t: Array, a: Array) -> Array:
 # The threshold.
 
 
-def _above_threshold(z: Array, a: Array, power: int, axis_name: AxisName) -> tuple[Array, Array]:
-    """z - t with exp_a(z - t) summing to 1, and which rows are -inf alone."""
+def _above_threshold(z: Array, a: Array, power: int, axis_name: AxisName) -> Triple:
+    """z - t with exp_a(z - t) summing to 1, half of z - max(z), and which rows are -inf alone."""
     is_inf = z == jnp.inf
     count = row_sum(is_inf.astype(z.dtype), axis_name)
     sole = jnp.where(is_inf, 0.0, jnp.where(jnp.isnan(z), jnp.nan, -jnp.inf))
     z = jnp.where(count == 0, z, jnp.where(count == 1, sole, jnp.nan))
     largest = row_max(z, axis_name)
     empty = largest == -jnp.inf
-    below = jnp.where(empty, 0.0, z - largest)
-    return below - _threshold(below, a, power, axis_name), empty
+    halves = jnp.where(empty, 0.0, 0.5 * z - 0.5 * largest)
+    below = 2.0 * halves
+    return below - _threshold(below, a, power, axis_name), halves, empty
 
 
 def _threshold(z: Array, a: Array, power: int, axis_name: AxisName) -> Array:
@@ -227,7 +266,7 @@ def _threshold(z: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     total = row_sum(z, axis_name)
     low = jnp.zeros_like(total)
     a = a + low  # one for each row, on the same devices
-    log_count = math.log(num_classes(z.shape, axis_name))
+    log_count = jnp.log(jnp.asarray(num_classes(z.shape, axis_name), z.dtype))
     high = log_count * _relative_expm1(-a * log_count)
 
     def unsettled(state: tuple[Array, Quad]) -> Array:
@@ -287,5 +326,25 @@ def _lowest(x: Array) -> float:
 
 def _relative_expm1(x: Array) -> Array:
     """expm1(x) / x, 1 at 0."""
+    return _moment(x, 0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _moment(x: Array, n: int) -> Array:
+    """The integral of s**n exp(x s) over s from 0 to 1: the nth derivative of expm1(x) / x."""
     safe = jnp.where(x == 0, 1.0, x)
-    return jnp.where(x == 0, 1.0, jnp.expm1(safe) / safe)
+    moment = jnp.where(x == 0, 1.0, jnp.expm1(safe) / safe)
+    if n == 0:
+        return moment
+    near = jnp.abs(x) <= n + 1.0  # where the recurrence cancels
+    small, safe = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
+    series = jnp.zeros_like(x)
+    for k in range(20 + 4 * n if x.dtype == jnp.float32 else 36 + 6 * n, -1, -1):
+        series = series * small + 1.0 / (math.factorial(k) * (n + k + 1))
+    moment = jnp.expm1(safe) / safe
+    for m in range(1, n + 1):
+        moment = (jnp.exp(safe) - m * moment) / safe
+    return jnp.where(near, series, moment)
+
+
+derivatives(_moment, lambda dx, _, x, n: _moment(x, n + 1) * dx)

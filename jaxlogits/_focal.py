@@ -1,98 +1,63 @@
-"""The focal loss as a function of the cross entropy alone, since p = exp(-loss)."""
+"""The focal loss as a function of the cross entropy alone, since p = exp(-loss).
+
+It and all of its derivatives are sums of products of four kinds of factors: the loss L, the
+probability exp(-L), a power of m = 1 - exp(-L) and powers of log(m). ``_term`` is such a product,
+and its derivatives are others. So no order divides by a number that may have underflowed.
+"""
 
 import functools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
+from jaxlogits._rules import derivatives, product, spread, times, weigh
 from jaxlogits._typing import Array
 
-Pair = tuple[Array, Array]
+
+class _Powers(NamedTuple):
+    """How often a factor is in a term."""
+
+    loss: int = 0  # 0 or 1
+    p: int = 0
+    log: int = 0  # of m
+    both: int = 0  # of m beyond gamma and of the loss, which is about m where it is small
 
 
-@jax.custom_jvp
 def focal(loss: Array, gamma: Array) -> Array:
     """loss * (1 - p)**gamma with p = exp(-loss)."""
-    return loss * _power(_missed(loss), gamma)
+    return _term(loss, gamma, _Powers(loss=1, both=1))
 
 
-@functools.partial(focal.defjvp, symbolic_zeros=True)
-def _focal_jvp(primals: Pair, tangents: tuple[Any, Any]) -> Pair:
-    loss, gamma = primals
-    dloss, dgamma = tangents
-    value = focal(loss, gamma)
-    missed = _missed(loss)
-    tangent = jnp.zeros_like(value)
-    if not isinstance(dloss, SymbolicZero):
-        slope = _power(missed, gamma) * (1.0 + gamma * _over_expm1(loss))
-        tangent += slope * dloss
-    if not isinstance(dgamma, SymbolicZero):
-        tangent += jnp.where(value == 0, 0.0, value * jnp.log(missed)) * dgamma
-    return value, tangent
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _term(loss: Array, gamma: Array, n: _Powers) -> Array:
+    """loss**n.loss p**n.p log(m)**n.log m**(gamma + n.both - n.loss)."""
+    p, m = jnp.exp(-loss), -jnp.expm1(-loss)
+    factors = [jnp.power(m, gamma if n.both > 0 else gamma + n.both)]
+    if n.loss:
+        relative = jnp.where(m == 0, 1.0, loss / jnp.where(m == 0, 1.0, m))
+        factors.append(loss if n.both > 0 else relative)
+    # Of a loss that underflowed m is about the smallest number, not 0.
+    least = float(jnp.finfo(m.dtype).tiny)
+    log_m = jnp.where(m < 0.5, jnp.log(jnp.maximum(m, least)), jnp.log1p(-p))
+    return product(*factors, *[p] * n.p, *[log_m] * n.log)
 
 
-@jax.custom_jvp
-def _missed(loss: Array) -> Array:
-    """1 - exp(-loss). jnp.expm1 takes 1 + expm1 for its derivative, which cancels."""
-    return -jnp.expm1(-loss)
+def _by_loss(dloss: Array, value: Array, loss: Array, gamma: Array, n: _Powers) -> Array:
+    lower = n._replace(both=n.both - 1)
+    with_p = lower._replace(p=n.p + 1)
+    slopes = [weigh(gamma + (n.both - n.loss), _term(loss, gamma, with_p))]
+    if n.loss:
+        slopes.append(_term(loss, gamma, lower._replace(loss=0)))
+    if n.p:
+        slopes.append(-n.p * value)
+    if n.log:
+        slopes.append(n.log * _term(loss, gamma, with_p._replace(log=n.log - 1)))
+    return spread(dloss, *slopes)
 
 
-@_missed.defjvp
-def _missed_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Pair:
-    (loss,), (dloss,) = primals, tangents
-    return _missed(loss), jnp.exp(-loss) * dloss
+def _by_gamma(dgamma: Array, _: Array, loss: Array, gamma: Array, n: _Powers) -> Array:
+    return times(_term(loss, gamma, n._replace(log=n.log + 1)), dgamma)
 
 
-@jax.custom_jvp
-def _power(base: Array, exponent: Array) -> Array:
-    """base**exponent. Its derivative by the base is 0 at 0**0, where jnp.power has 0 * inf."""
-    return jnp.power(base, exponent)
-
-
-@functools.partial(_power.defjvp, symbolic_zeros=True)
-def _power_jvp(primals: Pair, tangents: tuple[Any, Any]) -> Pair:
-    base, exponent = primals
-    dbase, dexponent = tangents
-    value = _power(base, exponent)
-    tangent = jnp.zeros_like(value)
-    if not isinstance(dbase, SymbolicZero):
-        constant = (base == 0) & (exponent == 0)
-        slope = exponent * _power(base, jnp.where(constant, 1.0, exponent - 1.0))
-        tangent += slope * dbase
-    if not isinstance(dexponent, SymbolicZero):
-        tangent += jnp.where(value == 0, 0.0, value * jnp.log(base)) * dexponent
-    return value, tangent
-
-
-# B_2n / (2 n)! of x / expm1(x) = 1 - x / 2 + sum of B_2n / (2 n)! x^2n, with Bernoulli's numbers
-# (DLMF 24.2.1). Ten terms leave off less than 1e-17 at x = 1.
-_BERNOULLI = (
-    1 / 12,
-    -1 / 720,
-    1 / 30240,
-    -1 / 1209600,
-    1 / 47900160,
-    -691 / 1307674368000,
-    1 / 74724249600,
-    -3617 / 10670622842880000,
-    43867 / 5109094217170944000,
-    -174611 / 802857662698291200000,
-)
-
-
-def _over_expm1(x: Array) -> Array:
-    """x / expm1(x) for x >= 0: 1 at 0 and 0 at inf.
-
-    Its derivatives cancel near 0, where the series takes over, and overflow beyond 40, where 1 no
-    longer counts beside exp(x).
-    """
-    near, far = x < 1.0, x > 40.0
-    small, large = jnp.where(near, x, 0.0), jnp.where(far, jnp.minimum(x, 1e4), 0.0)
-    square, series = small * small, jnp.zeros_like(x)
-    for coefficient in reversed(_BERNOULLI):
-        series = series * square + coefficient
-    safe = jnp.where(near | far, 1.0, x)
-    otherwise = jnp.where(far, large * jnp.exp(-large), safe / jnp.expm1(safe))
-    return jnp.where(near, (1.0 - 0.5 * small) + square * series, otherwise)
+derivatives(_term, _by_loss, _by_gamma)

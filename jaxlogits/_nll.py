@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits._mesh import first_class, num_classes, row_max, row_sum
 from jaxlogits._precision import wide_dtype, widen
@@ -25,6 +24,7 @@ from jaxlogits._rows import (
     row_stats,
     softmax_rows,
 )
+from jaxlogits._rules import derivatives, product, times, weigh
 from jaxlogits._typing import Array, AxisName
 
 Triple = tuple[Array, Array, Array]
@@ -151,7 +151,7 @@ def _merged(largest: Array, others: Array, axis_name: AxisName) -> Pair:
 
 def _max_and_others(logits: Array, label: Array) -> Pair:
     """The maximum and the sum of exp(z_j - max) over all classes but the label."""
-    if logits.shape[-1] <= _FEW_CLASSES:
+    if _is_at_most(logits.shape[-1], _FEW_CLASSES):
         return _reduce_short_row(logits, label)
     pieces = _pieces(logits)
     if pieces == 1:
@@ -180,14 +180,16 @@ def _reduce_row(logits: Array, label: Array) -> Pair:
 
 
 def _reduce_pieces(logits: Array, label: Array, *, pieces: int) -> Pair:
-    """Each piece as a row of its own; their sums are brought to the maximum of all and added."""
+    """Each piece by itself; their sums are brought to the maximum of all and added.
+
+    A dimension more, and not more rows: where the compiler has split the classes, they stay split.
+    """
     *lead, count = logits.shape
     width = count // pieces
-    rows = (*lead[:-1], lead[-1] * pieces if lead else pieces)
     starts = jnp.arange(0, count, width, dtype=label.dtype)
     labels = jnp.broadcast_to(label, (*lead, pieces)) - jnp.broadcast_to(starts, (*lead, pieces))
-    each = _reduce_row(logits.reshape(*rows, width), labels.reshape(*rows, 1))
-    largest, others = (array.reshape(*lead, pieces) for array in each)
+    each = _reduce_row(logits.reshape(*lead, pieces, width), labels[..., None])
+    largest, others = (array[..., 0] for array in each)
     return _merged(largest, others, None)
 
 
@@ -201,39 +203,39 @@ def _exp_below(logits: Array, largest: Array) -> Array:
 def _pieces(logits: Array) -> int:
     """How many pieces a row is cut into; a class of a long row takes up to 3 times as long."""
     width = logits.shape[-1]
-    divides = (n for n in (1, 2, 4, 8, 16, 32) if width % n == 0 and width // n <= 2**15)
+    counts = (1, 2, 4, 8, 16, 32)
+    divides = (n for n in counts if _is_at_most(width, n * 2**15) and width % n == 0)
     return next(divides, 1)
+
+
+def _is_at_most(size: int, limit: int) -> bool:
+    """Whether a dimension is known to be so small: that of an export may be a symbol."""
+    return isinstance(size, int) and size <= limit
 
 
 def _index_dtype(logits: Array) -> jnp.dtype:
     """A dtype that tells neighbouring classes apart: the wide one, as far as it counts."""
     dtype = wide_dtype(logits)
-    return dtype if logits.shape[-1] <= 2 ** (jnp.finfo(dtype).nmant + 1) else jnp.dtype(jnp.int32)
+    exact = 2 ** (jnp.finfo(dtype).nmant + 1)
+    return dtype if _is_at_most(logits.shape[-1], exact) else jnp.dtype(jnp.int32)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def weighted_nll(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
     """-sum_k c_k log p_k, with 0 log 0 = 0; no term cancels another."""
     stats = row_stats(z, axis_name)
-    gaps = row_sum(jnp.where(weights == 0, 0.0, weights * stats.gaps), axis_name)
+    # Half of a gap is finite where the gap isn't.
+    halves = jnp.where(z == stats.largest, 0.0, 0.5 * stats.largest - 0.5 * z)
+    gaps = 2.0 * row_sum(jnp.where(weights == 0, 0.0, weights * halves), axis_name)
     loss = gaps + jnp.log1p(stats.rest) * row_sum(weights, axis_name)
     return jnp.where(stats.largest == -jnp.inf, blank, loss)[..., 0]
 
 
-@functools.partial(weighted_nll.defjvp, symbolic_zeros=True)
-def _weighted_nll_jvp(axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
-    z, weights, blank = primals
-    dz, dweights, _ = tangents
-    loss = weighted_nll(z, weights, blank, axis_name)
-    tangent = jnp.zeros_like(loss)
-    if not isinstance(dz, SymbolicZero):
-        gradient = _weighted_nll_gradient(z, weights, blank, axis_name)
-        tangent += row_sum(gradient * dz, axis_name)[..., 0]
-    if not isinstance(dweights, SymbolicZero):
-        nothing = (weights == 0) & (z == -jnp.inf)  # 0 log 0
-        each = jnp.where(nothing, 0.0, -log_softmax_rows(z, blank, axis_name))
-        tangent += row_sum(each * dweights, axis_name)[..., 0]
-    return loss, tangent
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _surprises(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
+    """-log p; 0 where that is inf and weighs 0."""
+    surprises = -log_softmax_rows(z, blank, axis_name)
+    return jnp.where((weights == 0) & jnp.isinf(surprises), 0.0, surprises)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -250,38 +252,62 @@ def _weighted_nll_gradient(z: Array, weights: Array, blank: Array, axis_name: Ax
     return jnp.where(stats.largest == -jnp.inf, blank, gradient)
 
 
-@_weighted_nll_gradient.defjvp
-def _weighted_nll_gradient_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
-    z, weights, blank = primals
-    dz, dweights, _ = tangents
+def _along(slopes: Array, tangents: Array, axis_name: AxisName) -> Array:
+    return row_sum(slopes * tangents, axis_name)[..., 0]
+
+
+def _log_softmax_along(dz: Array, z: Array, blank: Array, axis_name: AxisName) -> Pair:
+    """p, and the tangent of its logarithm."""
     p = softmax_rows(z, blank, axis_name)
-    dp = p * log_softmax_tangent(z, p, dz, axis_name)
-    of_all = row_sum(weights, axis_name)
-    tangent = of_all * dp + p * row_sum(dweights, axis_name) - dweights
-    return _weighted_nll_gradient(z, weights, blank, axis_name), tangent
+    return p, log_softmax_tangent(z, p, dz, axis_name)
+
+
+def _gradient_by_z(
+    dz: Array, _: Array, z: Array, weights: Array, blank: Array, axis_name: AxisName
+) -> Array:
+    p, dlog_p = _log_softmax_along(dz, z, blank, axis_name)
+    return row_sum(weights, axis_name) * p * dlog_p
+
+
+derivatives(
+    weighted_nll,
+    lambda dz, _, *args: _along(_weighted_nll_gradient(*args), dz, args[3]),
+    lambda dweights, _, *args: row_sum(times(_surprises(*args), dweights), args[3])[..., 0],
+    None,
+)
+derivatives(
+    _surprises,
+    lambda dz, _, z, __, *rest: -_log_softmax_along(dz, z, *rest)[1],
+    None,
+    None,
+)
+derivatives(
+    _weighted_nll_gradient,
+    _gradient_by_z,
+    lambda dweights, _, z, __, blank, axis_name: (
+        softmax_rows(z, blank, axis_name) * row_sum(dweights, axis_name) - dweights
+    ),
+    None,
+)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def weighted_square_logsumexp(z: Array, weight: Array, axis_name: AxisName) -> Array:
     """weight * logsumexp(z)**2, with 0 for a row without classes and for a weight of 0."""
     lse = logsumexp_rows(z, axis_name)
-    return jnp.where((lse == -jnp.inf) | (weight == 0), 0.0, weight * jnp.square(lse))
+    return jnp.where(lse == -jnp.inf, 0.0, product(weight, lse, lse))
 
 
-@functools.partial(weighted_square_logsumexp.defjvp, symbolic_zeros=True)
-def _weighted_square_logsumexp_jvp(
-    axis_name: AxisName, primals: Pair, tangents: tuple[Any, Any]
-) -> Pair:
-    z, weight = primals
-    dz, dweight = tangents
-    value = weighted_square_logsumexp(z, weight, axis_name)
+def _square_by_z(dz: Array, _: Array, z: Array, weight: Array, axis_name: AxisName) -> Array:
+    lse = logsumexp_rows(z, axis_name)[..., None]
+    p = softmax_rows(z, jnp.zeros([], z.dtype), axis_name)
+    # What lse may make infinite or large comes first, lest the product with p underflow.
+    return row_sum(times(weigh(weigh(2.0 * weight, lse), p), dz), axis_name)[..., 0]
+
+
+def _square_by_weight(dweight: Array, _: Array, z: Array, __: Array, axis_name: AxisName) -> Array:
     lse = logsumexp_rows(z, axis_name)
-    tangent = jnp.zeros_like(value)
-    if not isinstance(dz, SymbolicZero):
-        slope = weight * softmax_rows(z, jnp.asarray(0.0, z.dtype), axis_name)
-        lse_rows = lse[..., None]
-        factor = jnp.where((slope == 0) & jnp.isinf(lse_rows), 0.0, 2.0 * lse_rows)  # 0 * inf
-        tangent += row_sum(factor * slope * dz, axis_name)[..., 0]
-    if not isinstance(dweight, SymbolicZero):
-        tangent += jnp.where(lse == -jnp.inf, 0.0, jnp.square(lse)) * dweight
-    return value, tangent
+    return times(jnp.where(lse == -jnp.inf, 0.0, weigh(lse, lse)), dweight)
+
+
+derivatives(weighted_square_logsumexp, _square_by_z, _square_by_weight)

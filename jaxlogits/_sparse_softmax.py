@@ -7,19 +7,22 @@ cross entropy does for softmax: its gradient is p - y.
 import jax.numpy as jnp
 
 from jaxlogits import _checks
+from jaxlogits._checks import Range
 from jaxlogits._entmax import entmax_loss_rows, entmax_rows
 from jaxlogits._explicit import on_explicit_mesh, split_logits
 from jaxlogits._mesh import row_any
+from jaxlogits._program import Option, program
 from jaxlogits._rows import Rows, rows_of, softmax_rows
 from jaxlogits._targets import one_hot_rows, target_rows
 from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def sparsemax(
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -56,11 +59,12 @@ def sparsemax(
     return rows.restore(entmax_rows(rows.z, one, rows.blank, 1, axis_name), 0.0)
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def entmax15(
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -97,12 +101,13 @@ def entmax15(
     return rows.restore(entmax_rows(rows.z, half, rows.blank, 2, axis_name), 0.0)
 
 
+@program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
 @on_explicit_mesh(split_logits)
 def entmax(
     logits: ArrayLike,
     alpha: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -145,12 +150,13 @@ def entmax(
     return rows.restore(entmax_rows(rows.z, a, rows.blank, power, axis_name), 0.0)
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def sparsemax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -164,8 +170,9 @@ def sparsemax_loss(
         labels: probabilities of the classes, which sum to 1, in the shape of ``logits``. A negative
             one makes the loss and gradient of its row NaN.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count. A target
-            above 0 on a masked class costs +inf; a row that is masked as a whole costs 0.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked class's target is left out; a row that is masked as a
+            whole costs 0.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
@@ -184,16 +191,17 @@ def sparsemax_loss(
         >>> jl.sparsemax_loss(jnp.array([1.0, 0.5, -1.0]), jnp.array([1.0, 0.0, 0.0])).round(4)
         Array(0.0625, dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
-    return _loss(rows, target_rows(rows, labels), 2.0)
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    return _loss(rows, target_rows(rows, labels, "sparsemax_loss_with_integer_labels"), 2.0)
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def sparsemax_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -207,8 +215,9 @@ def sparsemax_loss_with_integer_labels(
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
             the loss and the gradient of its row NaN.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count. A masked
-            label costs +inf; a row that is masked as a whole costs 0.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked label costs +inf; a row that is masked as a whole
+            costs 0.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
@@ -227,16 +236,17 @@ def sparsemax_loss_with_integer_labels(
         >>> jl.sparsemax_loss_with_integer_labels(jnp.array([1.0, 0.5]), jnp.array(0)).round(4)
         Array(0.0625, dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
-    return _loss(rows, one_hot_rows(rows, labels), 2.0)
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    return _loss(rows, one_hot_rows(rows, labels, "sparsemax_loss"), 2.0)
 
 
+@program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
 @on_explicit_mesh(split_logits)
 def entmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     alpha: ArrayLike = 1.5,
@@ -251,8 +261,9 @@ def entmax_loss(
         labels: probabilities of the classes, which sum to 1, in the shape of ``logits``. A negative
             one makes the loss and gradient of its row NaN.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count. A target
-            above 0 on a masked class costs +inf; a row that is masked as a whole costs 0.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked class's target is left out; a row that is masked as a
+            whole costs 0.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         alpha: at least 1, as in ``entmax``.
 
@@ -273,16 +284,17 @@ def entmax_loss(
         >>> jl.entmax_loss(jnp.array([2.0, 0.0, -1.0]), jnp.array([0.75, 0.25, 0.0])).round(4)
         Array(0.1994, dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
-    return _loss(rows, target_rows(rows, labels), alpha)
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    return _loss(rows, target_rows(rows, labels, "entmax_loss_with_integer_labels"), alpha)
 
 
+@program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
 @on_explicit_mesh(split_logits)
 def entmax_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     alpha: ArrayLike = 1.5,
@@ -298,8 +310,9 @@ def entmax_loss_with_integer_labels(
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
             the loss and the gradient of its row NaN.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count. A masked
-            label costs +inf; a row that is masked as a whole costs 0.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked label costs +inf; a row that is masked as a whole
+            costs 0.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         alpha: at least 1, as in ``entmax``.
 
@@ -319,21 +332,21 @@ def entmax_loss_with_integer_labels(
         >>> jl.entmax_loss_with_integer_labels(jnp.array([1.0, 0.0, -1.0]), jnp.array(0)).round(4)
         Array(0.0617, dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
-    return _loss(rows, one_hot_rows(rows, labels), alpha)
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    return _loss(rows, one_hot_rows(rows, labels, "entmax_loss"), alpha)
 
 
 def _order(rows: Rows, alpha: ArrayLike) -> tuple[Array, int | None]:
     """alpha - 1 for each row; the power it stands for if that is known, and None for softmax."""
     dtype = rows.z.dtype
     known = {1: None, 1.5: 2, 2: 1}
-    option = _checks.as_row_option("alpha", alpha, dtype, rows.z.shape[:-1], low=1.0)
+    option = _checks.as_row_option("alpha", alpha, dtype, rows.z.shape[:-1])
     return option - 1.0, known.get(alpha, 0) if isinstance(alpha, int | float) else 0
 
 
 def _loss(rows: Rows, targets: Array, alpha: ArrayLike) -> Array:
     """The loss of each row; NaN in one target is NaN in all of the row's gradient."""
     a, power = _order(rows, alpha)
-    unknown = row_any(jnp.isnan(targets), rows.axis_name)
+    unknown = row_any(~(targets >= 0), rows.axis_name)
     targets = jnp.where(unknown, jnp.nan, targets)
     return entmax_loss_rows(rows.z, targets, a, rows.blank, power or 0, rows.axis_name)

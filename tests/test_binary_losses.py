@@ -151,3 +151,57 @@ def test_alpha_weighs_the_two_labels() -> None:
     plain = jl.sigmoid_focal_loss(LOGITS, LABELS)
     got = jl.sigmoid_focal_loss(LOGITS, LABELS, alpha=0.25)
     np.testing.assert_allclose(got, (0.25 * LABELS + 0.75 * (1 - LABELS)) * plain, rtol=2**-22)
+
+
+@jax.jit
+@jax.vmap
+def focal_to_second_order(x: jax.Array, y: jax.Array, gamma: jax.Array) -> Any:
+    def fn(v: jax.Array) -> jax.Array:
+        return jl.sigmoid_focal_loss(v[0], v[1], gamma=v[2])
+
+    point = jnp.stack([x, y, gamma])
+    reverse = jax.jacrev(jax.jacrev(fn))
+    return jax.grad(fn)(point), jax.hessian(fn)(point), reverse(point)
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_derivatives_by_everything(gamma: float) -> None:
+    """By logit, label and gamma, also at labels of 0 and 1, where u**gamma may not be smooth."""
+    x, y = LOGITS, LABELS
+    results = focal_to_second_order(x, y, np.full_like(x, gamma))
+    gradient, hessian, reverse = map(np.asarray, results)
+    for n, point in enumerate(zip(x, y, strict=True)):
+        at = (*map(ro.exact, point), ro.mp.mpf(gamma))
+        for i in range(3):
+            for j in range(-1, i + 1):
+                order = [0, 0, 0]
+                for k in (i, j) if j >= 0 else (i,):
+                    order[k] += 1
+                want = ro.mp.diff(lambda *v: ro.binary_focal(*v[:2], gamma=v[2]), at, tuple(order))
+                want = ro.mp.re(want)  # a step beyond labels of 1
+                got = gradient[n, i] if j < 0 else np.stack([hessian, reverse])[:, n, i, j]
+                if abs(want) > np.finfo(np.float32).max:
+                    assert np.isinf(got).all()
+                    continue
+                # Terms of both signs, of the size of the logit or its square; else 40 ulp.
+                floor = max(1.0, float(point[0]) ** 2) if 0 < point[1] < 1 or i > 0 else 2.0**-126
+                error = np.max(np.abs(got.astype(np.float64) - float(want)))
+                budget = 40 * 2.0**-24 * max(abs(float(want)), floor)
+                assert error <= max(budget, 2.0**-126), (order, point, gamma)
+
+
+def test_slope_in_gamma_on_the_wrong_side() -> None:
+    """log(1 - p_t) where p_t is tiny."""
+    x = np.float32([-10, -20, -60])
+    slope = jax.grad(lambda gamma, x: jl.sigmoid_focal_loss(x, 1.0, gamma=gamma))
+    got = jax.jit(jax.vmap(slope, (None, 0)))(jnp.float32(2), x)
+    p = 1 / (1 + np.exp(-x.astype(np.float64)))
+    np.testing.assert_allclose(got, -np.log(p) * (1 - p) ** 2 * np.log1p(-p), rtol=1e-6)
+
+
+def test_pos_weight_may_be_a_number_of_any_kind() -> None:
+    want = jl.sigmoid_binary_cross_entropy(LOGITS, LABELS, pos_weight=3.0)
+    for weight in (3, np.int64(3), np.float32(3), jnp.int32(3), np.full(LOGITS.shape, 3)):
+        got = jl.sigmoid_binary_cross_entropy(LOGITS, LABELS, pos_weight=weight)
+        np.testing.assert_array_equal(got, want)

@@ -189,28 +189,192 @@ def test_options_that_change_nothing() -> None:
 def test_integer_and_dense_labels_agree() -> None:
     want = cross_entropy(LOGITS, LABELS, **EVERY_OPTION)
     got = jl.softmax_cross_entropy(LOGITS, ONE_HOT, **EVERY_OPTION)
-    np.testing.assert_array_equal(got, want)
+    # Two compiled programs: fusing a product into a sum changes its rounding.
+    np.testing.assert_allclose(got, want, rtol=2**-22)
     for labels in (LABELS.astype(np.uint8), LABELS.astype(np.int16)):
         np.testing.assert_array_equal(cross_entropy(LOGITS, labels, **EVERY_OPTION), want)
     for labels in (ONE_HOT.astype(np.int32), ONE_HOT.astype(bool), jnp.bfloat16(ONE_HOT)):
         got = jl.softmax_cross_entropy(LOGITS, labels, **EVERY_OPTION)
-        np.testing.assert_array_equal(got, want)
+        np.testing.assert_allclose(got, want, rtol=2**-22)
 
 
 def test_where_leaves_the_loss_of_the_other_classes() -> None:
     """Smoothing spreads over the classes that are left, too."""
     z, t = ro.random_rows(20, 10), np.full([20, 10], 0.125, np.float32)
     where = np.arange(10) % 3 != 0
+    masked = where[None, :]
     for fn, labels, some_labels in (
         (cross_entropy, np.full(20, 4), np.full(20, 2)),  # class 4 is the third one left
-        (jl.softmax_cross_entropy, np.where(where, t, 0), t[:, where]),
+        (jl.softmax_cross_entropy, t, t[:, where]),  # what a target says of the others, too
     ):
         weights = np.arange(1, 11, dtype=np.float32) / 4
         options = {"label_smoothing": 0.25, "z_loss": 0.5}
         loss = jax.jit(functools.partial(fn, **options))
-        got = loss(z, labels, where=where, class_weights=weights)
+        got = loss(z, labels, where=masked, class_weights=weights)
         want = loss(z[:, where], some_labels, class_weights=weights[where])
         np.testing.assert_allclose(got, want, rtol=2**-20)
+
+
+def test_what_a_target_says_of_a_masked_class_is_left_out() -> None:
+    z, t = ro.random_rows(5, 6), np.abs(ro.random_rows(5, 6)) / 4
+    where = np.arange(6) % 3 != 0
+    t[:, 0] = [np.nan, -1, np.inf, 2, 0]
+    for fn in (
+        jl.softmax_cross_entropy,
+        jl.poly_loss_cross_entropy,
+        jl.sparsemax_loss,
+        functools.partial(jl.entmax_loss, alpha=1.25),
+    ):
+        both = jax.jit(jax.vmap(jax.value_and_grad(fn)))
+        masked = functools.partial(fn, where=where)
+        got = jax.jit(jax.vmap(jax.value_and_grad(masked)))(z, t)
+        want = both(z[:, where], t[:, where])
+        np.testing.assert_allclose(got[0], want[0], rtol=2**-20, atol=2**-20)
+        np.testing.assert_allclose(got[1][:, where], want[1], rtol=2**-20, atol=2**-22)
+        assert not got[1][:, ~where].any()
+
+
+def test_dense_targets_and_class_weights_are_weights() -> None:
+    """The loss is linear in them, below 0 too; a rounding error of -1e-9 costs what it says."""
+    z = LOGITS[:6]
+    a, b = np.float32([1, -1e-9, 0]), np.float32([-0.5, 0.25, 2])
+    for fn, oracle in (
+        (jl.softmax_cross_entropy, ro.cross_entropy),
+        (jl.poly_loss_cross_entropy, lambda z, t: ro.poly(z, t, epsilon=2)),
+        (
+            lambda z, w: cross_entropy(z, 1, class_weights=w),
+            lambda z, w: w[1] * ro.integer_cross_entropy(z, 1),
+        ),
+    ):
+        both = jax.jit(jax.vmap(jax.value_and_grad(fn), (0, None)))
+        for weights in (a, b):
+            value, gradient = both(z, weights)
+            exact = [oracle(ro.exact(row), ro.exact(weights)) for row in z]
+            # Terms of both signs: of the largest, which has a weight of at most 2.
+            assert ro.ulps(value, exact, 2.0 * float(np.max(np.abs(z)))) <= 5
+            of_logits = lambda z, f=oracle, w=weights: f(z, ro.exact(w))  # noqa: E731
+            slopes = [ro.gradient(of_logits, row) for row in z]
+            assert ro.ulps(gradient, slopes, 4.0) <= 5
+    assert jl.softmax_cross_entropy(jnp.array([0.0, -jnp.inf]), jnp.array([1.0, -1.0])) == -np.inf
+    with pytest.raises(ValueError, match="labels must be at least 0"):
+        jl.checked(jl.softmax_cross_entropy)(z[0], b)
+    with pytest.raises(ValueError, match="class_weights must be at least 0"):
+        jl.checked(cross_entropy)(z[0], 1, class_weights=b)
+
+
+def test_a_gap_may_overflow_where_the_loss_does_not() -> None:
+    """Two logits at the ends of float32 are 6e38 apart."""
+    z = np.float32([3e38, -3e38, 0])
+    half, quarter = np.float32([0.5, 0.5, 0]), np.float32([0.25, 0.25, 0.5])
+    losses = {
+        "dense": (jl.softmax_cross_entropy(z, half), 3e38),
+        "poly": (jl.poly_loss_cross_entropy(z, half), 3e38),
+        "smoothed": (cross_entropy(z, 0, label_smoothing=0.25), 0.25 / 3 * 9e38),
+        "weighted": (cross_entropy(z, 1, class_weights=np.float32([1, 0.25, 1])), 1.5e38),
+        "z_loss": (cross_entropy(np.float32([1e30, 0]), 0, z_loss=1e-30), 1e30),
+        "entmax, 1": (jl.entmax_loss(z, quarter, alpha=1), 3e38),
+        "entmax, 1.5": (jl.entmax_loss(z, half), 3e38),
+        "sparsemax": (jl.sparsemax_loss(z, half), 3e38),
+        "not even far": (jl.sparsemax_loss(np.float32([2e38, 0]), np.float32([0, 1])), 2e38),
+    }
+    for name, (got, want) in losses.items():
+        np.testing.assert_allclose(got, want, rtol=2**-20, err_msg=name)
+    gradient = jax.jit(jax.grad(jl.softmax_cross_entropy))(z, half)
+    np.testing.assert_array_equal(gradient, [0.5, -0.5, 0])
+
+
+def test_gradient_of_z_loss_at_a_large_gap() -> None:
+    """p * weight alone is below the smallest number."""
+    z = np.float32([86, 0])
+    got = jax.jit(jax.grad(functools.partial(cross_entropy, z_loss=0.25)))(z, 0)
+    want = ro.gradient(lambda z: ro.integer_cross_entropy(z, 0, z_loss=ro.mp.mpf(0.25)), z)
+    assert ro.ulps(got, want) <= 5
+
+
+@pytest.mark.parametrize("num_classes", [2, 16, 17, 300])
+def test_half_precision_logits_are_rounded_once(num_classes: int) -> None:
+    """Under jit, where XLA would fuse what makes the logits into each of their readers."""
+    rng = np.random.default_rng(num_classes)
+    hidden, kernel, bias = (
+        jnp.asarray(scale * rng.normal(size=shape), jnp.bfloat16)
+        for shape, scale in (([16, 8], 1), ([8, num_classes], 3), ([1, num_classes], 20))
+    )
+    logits = hidden @ kernel + bias
+    labels, targets = jnp.argmin(logits, -1), jl.softmax(jnp.flip(logits, 0).astype(jnp.float32))
+    losses = {
+        "integer": lambda z: cross_entropy(z, labels),
+        "every option": lambda z: cross_entropy(
+            z, labels, label_smoothing=0.125, z_loss=0.25, class_weights=jnp.ones(num_classes)
+        ),
+        "dense": lambda z: jl.softmax_cross_entropy(z, targets),
+        "focal": lambda z: focal(z, labels),
+        "poly": lambda z: jl.poly_loss_cross_entropy(z, targets),
+        "entmax": lambda z: jl.entmax_loss(z, targets),
+        "binary": lambda z: jl.sigmoid_binary_cross_entropy(z, targets),
+    }
+    fused = jax.jit(lambda h, k, b: [loss(h @ k + b) for loss in losses.values()])
+    apart = jax.jit(lambda z: [loss(z) for loss in losses.values()])
+    for name, got, want in zip(
+        losses, fused(hidden, kernel, bias), apart(logits.astype(jnp.float32)), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=2**-20, atol=2**-20, err_msg=name)
+    sums = jax.jit(
+        lambda h, k, b: [
+            jnp.sum(jax.grad(lambda z, loss=loss: jnp.sum(loss(z)))(h @ k + b), -1, jnp.float32)
+            for name, loss in losses.items()
+            if name not in ("every option", "binary")
+        ]
+    )(hidden, kernel, bias)
+    # Each entry is rounded to 8 bits; their sizes add up to 2, of poly to at most 6.
+    assert np.max(np.abs(sums)) <= 6 * 2**-8
+
+
+def test_the_number_of_classes_may_be_a_symbol() -> None:
+    rows, classes = jax.export.symbolic_shape("n, k")
+    z = jax.ShapeDtypeStruct([rows, classes], jnp.float32)
+    labels = jax.ShapeDtypeStruct([rows], jnp.int32)
+    options = {"label_smoothing": 0.125, "z_loss": 0.25}
+
+    def losses(z: Any, labels: Any, targets: Any) -> Any:
+        return (
+            cross_entropy(z, labels),
+            cross_entropy(z, labels, where=z > -1, **options),
+            focal(z, labels),
+            jl.softmax_cross_entropy(z, targets),
+            jl.poly_loss_cross_entropy(z, targets),
+            jl.entmax_loss(z, targets),
+            jl.entmax_loss_with_integer_labels(z, labels, alpha=1.25),
+            jl.sparsemax(z),
+        )
+
+    def with_gradient(*args: Any) -> Any:
+        return losses(*args), jax.grad(lambda *args: sum(map(jnp.sum, losses(*args))))(*args)
+
+    exported = jax.export.export(jax.jit(with_gradient))(z, labels, z)
+    for num_classes in (3, 40):
+        logits = ro.random_rows(4, num_classes)
+        args = logits, np.arange(4, dtype=np.int32) % 3, np.asarray(jl.softmax(logits[::-1]))
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=2**-18, atol=2**-18),
+            exported.call(*args),
+            jax.jit(with_gradient)(*args),
+        )
+
+
+def test_labels_of_the_other_kind_name_the_other_function() -> None:
+    z, one_hot, labels = jnp.zeros([2, 3]), jnp.eye(3)[:2], jnp.array([0, 1])
+    pairs = {
+        "softmax_cross_entropy": "softmax_cross_entropy_with_integer_labels",
+        "entmax_loss": "entmax_loss_with_integer_labels",
+        "sparsemax_loss": "sparsemax_loss_with_integer_labels",
+    }
+    for dense, sparse in pairs.items():
+        message = rf"got int32\[2\]; {sparse} takes class indices$"
+        with pytest.raises(ValueError, match=message):
+            getattr(jl, dense)(z, labels)
+        for targets, error in ((one_hot, TypeError), (one_hot.astype(jnp.int32), ValueError)):
+            with pytest.raises(error, match=rf"\[2,3\]; {dense} takes a target for each class$"):
+                getattr(jl, sparse)(z, targets)
 
 
 @pytest.mark.parametrize(
