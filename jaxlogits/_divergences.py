@@ -13,11 +13,15 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits import _checks
+from jaxlogits._checks import Range
 from jaxlogits._explicit import on_explicit_mesh, split_logits
-from jaxlogits._mesh import row_max, row_sum
-from jaxlogits._precision import wide_dtype
+from jaxlogits._mesh import row_sum, vary, varying_axes
+from jaxlogits._precision import wide_dtype, widen
+from jaxlogits._program import Option, program
+from jaxlogits._quotients import tempered
 from jaxlogits._row_pairs import (
     Triple,
+    below_max,
     centred_rows,
     compare,
     contract,
@@ -25,27 +29,29 @@ from jaxlogits._row_pairs import (
     kl_rows,
     prob_difference_rows,
     unbounded,
+    whole,
     without_inf,
 )
 from jaxlogits._rows import (
     Pair,
     Rows,
-    log_softmax_rows,
     log_softmax_tangent,
     row_stats,
     rows_of,
     softmax_rows,
 )
+from jaxlogits._rules import times
 from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 Quad = tuple[Array, Array, Array, Array]
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def entropy(
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -58,7 +64,8 @@ def entropy(
         logits: floating-point array of unnormalised log probabilities. -inf adds nothing; a single
             +inf has entropy 0; two of them, or NaN, make their row NaN.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
+            the result it masks rows.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
@@ -76,16 +83,17 @@ def entropy(
         >>> jl.entropy(jnp.array([[0.0, 0.0], [50.0, 0.0]]))
         Array([6.931472e-01, 9.836625e-21], dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
     return _entropy_rows(rows.z, rows.blank, axis_name)
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def softmax_kl_divergence(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -99,7 +107,8 @@ def softmax_kl_divergence(
             of the probability; two of them, or NaN, make their row NaN.
         logits_q: the same for q, in the shape of ``logits_p``.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to the logits, True for the classes that count.
+        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
+            the result it masks rows.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
@@ -124,12 +133,13 @@ def softmax_kl_divergence(
     return kl_rows(p.z, q.z, p.blank, axis_name)
 
 
+@program("axis", "axis_name", weight=Option(Range(0, 1)))
 @on_explicit_mesh(split_logits)
 def jensen_shannon_divergence(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     weight: ArrayLike = 0.5,
@@ -144,7 +154,8 @@ def jensen_shannon_divergence(
             of the probability; two of them, or NaN, make their row NaN.
         logits_q: the same for q, in the shape of ``logits_p``.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to the logits, True for the classes that count.
+        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
+            the result it masks rows.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         weight: w in [0, 1], the share of p in the mixture; at both ends the divergence is 0.
 
@@ -167,16 +178,17 @@ def jensen_shannon_divergence(
         Array(0.1109, dtype=float32)
     """
     p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
-    w = _checks.as_option("weight", weight, p.z.dtype, high=1.0)
+    w = _checks.as_option("weight", weight, p.z.dtype)
     return _js_rows(p.z, q.z, w, p.blank, axis_name)
 
 
+@program("axis", "axis_name")
 @on_explicit_mesh(split_logits)
 def total_variation(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -190,7 +202,8 @@ def total_variation(
             of the probability; two of them, or NaN, make their row NaN.
         logits_q: the same for q, in the shape of ``logits_p``.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to the logits, True for the classes that count.
+        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
+            the result it masks rows.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
@@ -215,12 +228,13 @@ def total_variation(
     return distance - lax.stop_gradient(jnp.maximum(distance - 1.0, 0.0))  # the sum's rounding
 
 
+@program("axis", "axis_name", temperature=Option(Range(above=0)))
 @on_explicit_mesh(split_logits)
 def softmax_cross_entropy_with_teacher_logits(
     logits: ArrayLike,
     teacher_logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     temperature: ArrayLike = 1.0,
@@ -228,14 +242,17 @@ def softmax_cross_entropy_with_teacher_logits(
     """Distillation's cross entropy, -T**2 sum_k t_k log p_k with t = softmax(teacher_logits / T).
 
     p is softmax(logits / T). The factor T**2 keeps the gradients of one size for every T, as they
-    shrink with 1 / T**2. The gradient T (p - t) is right where the student is almost the teacher.
+    shrink with 1 / T**2. Computed as T (sum_k t_k (max(z) - z_k) + T log sum_k exp(..)), where
+    nothing overflows at a small T. The gradient T (p - t) is right where the student is almost the
+    teacher.
 
     Args:
         logits: floating-point array of unnormalised log probabilities, the student's. A single +inf
             takes all of the probability; two of them, or NaN, make their row NaN.
         teacher_logits: the same of the teacher, in the shape of ``logits``.
         axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to the logits, True for the classes that count.
+        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
+            the result it masks rows.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         temperature: T, above 0; one that is traced and isn't gives NaN.
 
@@ -260,9 +277,9 @@ def softmax_cross_entropy_with_teacher_logits(
     student, teacher = _two_rows(
         "logits", logits, "teacher_logits", teacher_logits, axis, where, axis_name
     )
-    scale = _checks.as_positive("temperature", temperature, student.z.dtype)
-    t, s = _cooled(teacher.z, scale), _cooled(student.z, scale)
-    return scale * scale * _cross_entropy_rows(t, s, student.blank, axis_name)
+    scale = _checks.as_option("temperature", temperature, student.z.dtype)
+    t = _tempered(teacher.z, scale, axis_name)
+    return scale * _cross_entropy_rows(t, student.z, scale, student.blank, axis_name)
 
 
 def _two_rows(
@@ -279,8 +296,14 @@ def _two_rows(
     _checks.require_shape(name_b, second, first.shape, f"the shape of {name_a},")
     _checks.require_classes(name_a, first, _checks.normalize_axes(first, axis, name_a))
     dtype = wide_dtype(first, second)
-    first, second = first.astype(dtype), second.astype(dtype)
-    return rows_of(first, axis, where, axis_name), rows_of(second, axis, where, axis_name)
+    first, second = widen(first, dtype), widen(second, dtype)
+    # One of them may be the same on all devices, as a uniform teacher is.
+    first, second = vary((first, second), varying_axes(first, second))
+    options = axis, where, axis_name
+    return (
+        rows_of(first, *options, name=name_a, one_per_row=True),
+        rows_of(second, *options, name=name_b, one_per_row=True),
+    )
 
 
 @jax.custom_jvp
@@ -312,46 +335,52 @@ def _entropy_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
 def _entropy_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
     z, blank = primals
     p = softmax_rows(z, blank, axis_name)
-    gradient = centred_rows(z, _below_max(z, axis_name), blank, axis_name)
+    eighths = below_max(without_inf(z, axis_name), axis_name)
+    gradient = whole(centred_rows(z, eighths, blank, axis_name))
     return _entropy_rows(z, blank, axis_name), -contract(p, gradient, tangents[0], axis_name)
 
 
-def _below_max(z: Array, axis_name: AxisName) -> Array:
-    """Log probabilities up to a constant for each row, exact where the logits are nearly equal."""
-    z = without_inf(z, axis_name)
-    return z - lax.stop_gradient(row_max(z, axis_name))
+def _tempered(z: Array, scale: Array, axis_name: AxisName) -> Array:
+    return tempered(z, scale, float(jnp.finfo(z.dtype).max), axis_name)
 
 
-def _cooled(z: Array, temperature: Array) -> Array:
-    """z / temperature; infinite logits don't depend on the temperature."""
-    infinite = jnp.isinf(z)
-    finite = jnp.where(infinite, 0.0, z) / temperature
-    return jnp.where(infinite, z / lax.stop_gradient(temperature), finite)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _cross_entropy_rows(
+    a: Array, b: Array, scale: Array, blank: Array, axis_name: AxisName
+) -> Array:
+    """-scale sum_k p_k log q_k of each row, with 0 log 0 = 0, for q = softmax(b / scale).
 
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _cross_entropy_rows(a: Array, b: Array, blank: Array, axis_name: AxisName) -> Array:
-    """-sum_k p_k log q_k of each row, with 0 log 0 = 0."""
-    p, log_q = softmax_rows(a, blank, axis_name), log_softmax_rows(b, blank, axis_name)
-    terms = jnp.where(p == 0, 0.0, -p * log_q)
-    total = row_sum(terms, axis_name)
-    total = jnp.where(unbounded(a, log_q, axis_name), jnp.inf, total)
+    As sum_k p_k (max(b) - b_k) + scale log1p(rest): over a small scale the logits may overflow.
+    """
+    p = softmax_rows(a, blank, axis_name)
+    known = without_inf(b, axis_name)
+    gaps = -row_sum(jnp.where(p == 0, 0.0, p * below_max(known, axis_name)), axis_name)
+    rest = row_stats(_tempered(known, scale, axis_name), axis_name).rest
+    total = 8.0 * gaps + scale * jnp.log1p(rest)
+    total = jnp.where(unbounded(a, known, axis_name), jnp.inf, total)
     return jnp.where(is_empty(a, b, axis_name), blank, total)[..., 0]
 
 
 @functools.partial(_cross_entropy_rows.defjvp, symbolic_zeros=True)
 def _cross_entropy_jvp(
-    axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]
+    axis_name: AxisName, primals: Quad, tangents: tuple[Any, Any, Any, Any]
 ) -> Pair:
-    a, b, blank = primals
-    da, db, _ = tangents
-    loss, p = _cross_entropy_rows(a, b, blank, axis_name), softmax_rows(a, blank, axis_name)
+    a, b, scale, blank = primals
+    da, db, dscale, _ = tangents
+    loss, p = _cross_entropy_rows(*primals, axis_name), softmax_rows(a, blank, axis_name)
     tangent = jnp.zeros_like(loss)
     if not isinstance(da, SymbolicZero):
-        of_p = centred_rows(a, _below_max(b, axis_name), blank, axis_name)
+        eighths = below_max(without_inf(b, axis_name), axis_name)
+        of_p = whole(centred_rows(a, eighths, blank, axis_name))
         tangent -= contract(p, of_p, da, axis_name)
+    if isinstance(db, SymbolicZero) and isinstance(dscale, SymbolicZero):
+        return loss, tangent
+    student = _tempered(b, scale, axis_name)
     if not isinstance(db, SymbolicZero):
-        tangent += contract(p, prob_difference_rows(a, b, blank, axis_name), db, axis_name)
+        difference = prob_difference_rows(a, student, blank, axis_name)
+        tangent += contract(p, difference, db, axis_name)
+    if not isinstance(dscale, SymbolicZero):
+        tangent += _entropy_rows(student, blank, axis_name) * dscale
     return loss, tangent
 
 
@@ -363,7 +392,8 @@ def _js_rows(a: Array, b: Array, w: Array, blank: Array, axis_name: AxisName) ->
     """w KL(p || m) + (1 - w) KL(q || m) of each row."""
     of_p = _kl_to_mixture(a, b, w, blank, axis_name)
     of_q = _kl_to_mixture(b, a, 1.0 - w, blank, axis_name)
-    return w * of_p + (1.0 - w) * of_q
+    # Where one of them is all of the mixture, the other's divergence from it may be infinite.
+    return jnp.where(w == 0, of_q, jnp.where(w == 1, of_p, w * of_p + (1.0 - w) * of_q))
 
 
 @functools.partial(_js_rows.defjvp, symbolic_zeros=True)
@@ -382,7 +412,7 @@ def _js_jvp(axis_name: AxisName, primals: Quad, tangents: tuple[Any, Any, Any, A
     if not isinstance(dw, SymbolicZero):
         of_p = _kl_to_mixture(a, b, w, blank, axis_name)
         of_q = _kl_to_mixture(b, a, 1.0 - w, blank, axis_name)
-        tangent += (of_p - of_q) * dw
+        tangent += times(of_p - of_q, dw)
     return divergence, tangent
 
 
@@ -391,8 +421,10 @@ def _kl_to_mixture(a: Array, b: Array, w: Array, blank: Array, axis_name: AxisNa
     """KL(p || m) of each row, as sum_k m_k psi(x_k) with x = p / m - 1 = (1 - w) (p - q) / m."""
     difference = prob_difference_rows(a, b, blank, axis_name)
     m = w * softmax_rows(a, blank, axis_name) + (1.0 - w) * softmax_rows(b, blank, axis_name)
-    x = jnp.where(m == 0, 0.0, (w - 1.0) * difference / jnp.where(m == 0, 1.0, m))
+    alone = w == 0  # then m is q
+    x = jnp.where(alone | (m == 0), 0.0, (w - 1.0) * difference / jnp.where(m == 0, 1.0, m))
     divergence = row_sum(m * _log_minus_line(x), axis_name)
+    divergence = jnp.where(alone, compare(a, b, axis_name).kl, divergence)
     return jnp.where(is_empty(a, b, axis_name), blank, divergence)[..., 0]
 
 

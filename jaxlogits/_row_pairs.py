@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits._mesh import row_any, row_max, row_sum
@@ -34,9 +35,8 @@ def _kl_jvp(axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]
     kl, p = kl_rows(a, b, blank, axis_name), softmax_rows(a, blank, axis_name)
     tangent = jnp.zeros_like(kl)
     if not isinstance(da, SymbolicZero):
-        tangent -= contract(
-            p, centred_rows(a, log_ratio_rows(a, b, axis_name), blank, axis_name), da, axis_name
-        )
+        of_p = centred_rows(a, log_ratio_rows(a, b, axis_name), blank, axis_name)
+        tangent -= contract(p, whole(of_p), da, axis_name)
     if not isinstance(db, SymbolicZero):
         tangent += contract(p, prob_difference_rows(a, b, blank, axis_name), db, axis_name)
     return kl, tangent
@@ -127,7 +127,7 @@ class Comparison(NamedTuple):
     q: Array  # [..., K]
     shared: Array  # [..., K], the classes that are -inf in neither
     log_ratio: Array  # [..., K], log(q / p) where it is shared, else 0
-    log_mean: Array  # [..., 1], KL(p || q) as far as it is finite
+    log_mean: Array  # [..., 1], KL(p || q) over the classes that are shared
     kl: Array  # [..., 1], KL(p || q)
 
 
@@ -142,23 +142,45 @@ def compare(a: Array, b: Array, axis_name: AxisName) -> Comparison:
     total_a, total_b = 1.0 + of_a.rest, 1.0 + of_b.rest
     p, q = of_a.exps / total_a, of_b.exps / total_b
     shared = (a != -jnp.inf) & (b != -jnp.inf)
-    c = jnp.where(shared, log_ratio_rows(a, b, axis_name), 0.0)
-    overflows = (p > 0) & (jnp.abs(c) > _overflow_limit(c))
-    infinite = row_any(overflows | ((a > -jnp.inf) & (b == -jnp.inf)), axis_name)
-    mean = row_sum(p * c, axis_name)
-    c = c - mean
+    moved = jnp.where(shared, below_max(b, axis_name) - below_max(a, axis_name), 0.0)
+    log_totals = jnp.log1p(of_b.rest) - jnp.log1p(of_a.rest)
 
-    # log of the factor that makes q's exponentials p exp(c).
-    gaps = jnp.where(_common_max(a, b, axis_name) & shared, of_b.gaps - of_a.gaps, 0.0)
-    shift = row_sum(gaps, axis_name) - mean
+    # The textbook's sum, right where the result is not small.
+    eight_p = _EIGHT * p
+    shift = -row_sum(eight_p * moved, axis_name)
+    direct = shift + log_totals
+
+    half = float(jnp.finfo(p.dtype).max) / 2.0
+    eighths = jnp.where(shared, log_ratio_rows(a, b, axis_name), 0.0)
+    mean = jnp.clip(row_sum(eight_p * eighths, axis_name), -half, half)
+    c = jnp.clip(_EIGHT * eighths, -half, half) - mean
+    # q's exponentials, in proportion to p exp(c).
     tilted = of_b.exps * (jnp.exp(jnp.minimum(shift, 80.0)) / total_a)
     near = shared & (jnp.abs(c) <= 2.0)
     terms = jnp.where(near, p * _exp_minus_line(c), tilted - p * (1.0 + c))
     excess = row_sum(terms, axis_name)
-    direct = shift + jnp.log1p(of_b.rest) - jnp.log1p(of_a.rest)
-    log_mean = jnp.where((excess > -0.5) & (excess < 1e4), jnp.log1p(excess), direct)
+    log_mean = jnp.where((excess > -0.5) & (direct < 9.0), jnp.log1p(excess), direct)
+    infinite = row_any((a > -jnp.inf) & (b == -jnp.inf), axis_name)
     kl = jnp.where(infinite & ~jnp.isnan(log_mean), jnp.inf, log_mean)
-    return Comparison(p, q, shared, jnp.where(shared, c - log_mean, 0.0), log_mean, kl)
+    # Where c is large it is a difference of large numbers, which log(q / p) need not be; and the
+    # mean says nothing of classes that q doesn't have, which may be all that p has.
+    fine = near & (log_mean <= 1.0) & ~infinite
+    ratio = jnp.where(fine, c - log_mean, whole(moved) - log_totals)
+    return Comparison(p, q, shared, jnp.where(shared, ratio, 0.0), log_mean, kl)
+
+
+_EIGHT = 8.0
+
+
+def whole(eighths: Array) -> Array:
+    """Eight times a number, or the largest one."""
+    limit = float(jnp.finfo(eighths.dtype).max) / _EIGHT
+    return _EIGHT * jnp.clip(eighths, -limit, limit)
+
+
+def below_max(z: Array, axis_name: AxisName) -> Array:
+    """Eighths of z - max(z): of log probabilities up to a constant for each row."""
+    return z / _EIGHT - lax.stop_gradient(row_max(z, axis_name)) / _EIGHT
 
 
 def without_inf(z: Array, axis_name: AxisName) -> Array:
@@ -169,29 +191,22 @@ def without_inf(z: Array, axis_name: AxisName) -> Array:
     return jnp.where(count == 0, z, jnp.where(count == 1, sole, jnp.nan))
 
 
-def _overflow_limit(z: Array) -> float:
-    """What logits may be without their differences' differences overflowing."""
-    return float(jnp.finfo(z.dtype).max) / 8.0
-
-
 def _common_max(a: Array, b: Array, axis_name: AxisName) -> Array:
     """One-hot mask of the class that both rows like best, where p * q is largest."""
-    return first_max((a - row_max(a, axis_name)) + b, axis_name)
+    return first_max(below_max(a, axis_name) + b / _EIGHT, axis_name)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def log_ratio_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
-    """log(q / p) up to a constant for each row: b - a, which is 0 for two rows apart by a shift.
+    """Eighths of log(q / p) up to a constant: of b - a, which is 0 for two rows apart by a shift.
 
-    The constant is the difference at a class that both rows like. What b - a loses to rounding,
-    which counts if there is a shift, is added after that is taken off. Where one of them is -inf
-    the result is infinite, where both are it is 0.
+    The constant of each row is the difference at a class that both rows like. What b - a loses to
+    rounding, which counts if there is a shift, is added after that is taken off. Where one of them
+    is -inf the result is infinite, where both are it is 0.
     """
     a, b = without_inf(a, axis_name), without_inf(b, axis_name)
     impossible_a, impossible_b = a == -jnp.inf, b == -jnp.inf
-    limit = _overflow_limit(a)
-    x = jnp.clip(jnp.where(impossible_a | impossible_b, 0.0, a), -limit, limit)
-    y = jnp.clip(jnp.where(impossible_a | impossible_b, 0.0, b), -limit, limit)
+    x, y = (jnp.where(impossible_a | impossible_b, 0.0, z / _EIGHT) for z in (a, b))
     high = y - x
     back = high - y
     low = (y - (high - back)) - (x + back)
@@ -201,13 +216,13 @@ def log_ratio_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
     ratio = (high - common) + (low - common_low)
     ratio = jnp.where(impossible_b, -jnp.inf, jnp.where(impossible_a, jnp.inf, ratio))
     ratio = jnp.where(impossible_a & impossible_b, 0.0, ratio)
-    return jnp.where(jnp.all(impossible_b, axis=-1, keepdims=True), jnp.nan, ratio)
+    return jnp.where(row_max(b, axis_name) == -jnp.inf, jnp.nan, ratio)
 
 
 @log_ratio_rows.defjvp
 def _log_ratio_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
     # The constant's tangent is left out: whoever uses this takes the mean off.
-    return log_ratio_rows(*primals, axis_name), tangents[1] - tangents[0]
+    return log_ratio_rows(*primals, axis_name), (tangents[1] - tangents[0]) / _EIGHT
 
 
 def _exp_minus_line(x: Array) -> Array:

@@ -2,24 +2,34 @@
 
 The noise has twice the bits that jax.random takes by default: with those alone a class of
 probability 1e-7 is drawn far too rarely and one of 1e-8 never, as the noise can't exceed 16.6.
+It is added to logits below their maximum, as what is added to 1e7 would be rounded away.
 """
+
+import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxlogits import _checks
+from jaxlogits._checks import Range
+from jaxlogits._explicit import with_whole_rows
 from jaxlogits._mesh import num_classes, row_argmax, row_max, row_sum, row_top_k
 from jaxlogits._nll import nll
-from jaxlogits._rows import Rows, divided, first_max, rows_of, softmax_rows
+from jaxlogits._program import Option, program
+from jaxlogits._quotients import cooled
+from jaxlogits._rows import Rows, first_max, rows_of, softmax_rows, spoiled
 from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
+@program("axis", "axis_name", "shape", temperature=Option(Range(0)))
 def sample(
     key: ArrayLike,
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     shape: tuple[int, ...] = (),
@@ -27,8 +37,8 @@ def sample(
 ) -> Array:
     """Draw classes from softmax(logits / temperature), independently for each row.
 
-    The largest of z_k / T + g_k with Gumbel noise g, which reaches far enough for probabilities
-    down to 1e-12 to be drawn at their rate.
+    The largest of (z_k - max(z)) / T + g_k with Gumbel noise g, which reaches far enough for
+    probabilities down to 1e-12 to be drawn at their rate, whatever offset the logits have.
 
     Args:
         key: from ``jax.random``.
@@ -36,9 +46,10 @@ def sample(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
-        shape: of several draws from each row.
-        temperature: T, at least 0, a number or one for each row, in a shape that broadcasts to that
-            of ``logits`` without ``axis``. 0 takes the first of the largest logits.
+        shape: of several draws from each row, a tuple of ints.
+        temperature: T, at least 0, a number or one for each row, in the shape of ``logits`` without
+            ``axis``. 0 takes the first of the largest logits, 1 changes nothing, and at infinity
+            all possible classes are equal.
 
     Returns:
         int32 class indices: ``shape`` followed by the shape of ``logits`` without ``axis``. -1, for
@@ -59,14 +70,16 @@ def sample(
         Array([259, 741,   0], dtype=int32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    return _draw(key, _cooled(rows, temperature), shape, axis_name)
+    return _draw(key, _cooled(rows, temperature), _as_shape(shape), axis_name)
 
 
+@program("axis", "axis_name", "shape", temperature=Option(Range(0)))
+@with_whole_rows
 def sample_with_log_prob(
     key: ArrayLike,
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     shape: tuple[int, ...] = (),
@@ -83,12 +96,13 @@ def sample_with_log_prob(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
-        shape: of several draws from each row.
+        shape: of several draws from each row, a tuple of ints.
         temperature: T, at least 0, as in ``sample``. At 0 the log probability is 0.
 
     Returns:
         int32 class indices, and their log probabilities in float32 or wider: both ``shape``
-        followed by the shape of ``logits`` without ``axis``. -1 and NaN where nothing can be drawn.
+        followed by the shape of ``logits`` without ``axis``. -1 and NaN, also in the derivatives,
+        where nothing can be drawn.
 
     Raises:
         TypeError: if the logits aren't floating point or ``where`` isn't boolean.
@@ -104,29 +118,32 @@ def sample_with_log_prob(
         (Array(1, dtype=int32), Array(-2.0611537e-09, dtype=float32))
     """
     rows = rows_of(logits, axis, where, axis_name)
-    z = _cooled(rows, temperature)
+    shape, z = _as_shape(shape), _cooled(rows, temperature)
     classes = _draw(key, z, shape, axis_name)
-    log_probs = -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, rows.blank, axis_name)
-    return classes, jnp.where(classes >= 0, log_probs, jnp.nan)
+    none = jnp.asarray(jnp.nan, z.dtype)  # for a row that is masked as a whole, too
+    return classes, -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, none, axis_name)
 
 
+@program("axis", "axis_name", "k", k=Option(Range(), integer=True))
+@with_whole_rows
 def sample_without_replacement(
     key: ArrayLike,
     logits: ArrayLike,
     k: int,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
     """Draw k different classes, one after the other from the softmax of those that are left.
 
-    The k largest of z_k + g_k with Gumbel noise g, in that order.
+    The k largest of z_k + g_k with Gumbel noise g, in that order. The sums are compared to the last
+    bit of the noise, so that those far below the first are drawn at their rates, too.
 
     Args:
         key: from ``jax.random``.
         logits: floating-point array. -inf is never drawn, a single +inf always first.
-        k: how many, from 1 to the number of classes.
+        k: how many, from 1 to the number of classes, known while tracing.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
@@ -148,19 +165,25 @@ def sample_without_replacement(
         Array([2, 1, 0], dtype=int32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    most = num_classes(rows.logits.shape, axis_name)
-    if not 1 <= k <= most:
-        raise ValueError(f"k must be at least 1 and at most {most}, got {k}")
-    perturbed = _perturbed(key, _usable(rows), (), axis_name)
-    largest, classes = row_top_k(perturbed, k, axis_name)
+    k = _as_count(k, num_classes(rows.logits.shape, axis_name))
+    z = _usable(rows)
+    noise = _gumbel(key, z.shape, z.dtype, axis_name)
+    # The sum and what its rounding loses, as those that are left may be far below the first.
+    high = z + noise
+    added = high - z
+    low = (z - (high - added)) + (noise - added)
+    low = jnp.where(jnp.isfinite(high), low, 0.0)
+    largest, classes = row_top_k((high, low), k, axis_name)
     return jnp.where(largest > -jnp.inf, classes, -1)
 
 
+@program("axis", "axis_name", "hard", temperature=Option(Range(above=0)))
+@with_whole_rows
 def gumbel_softmax(
     key: ArrayLike,
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
     temperature: ArrayLike = 1.0,
@@ -178,8 +201,9 @@ def gumbel_softmax(
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
-        temperature: above 0. One that is traced and isn't gives NaN.
-        hard: whether the value is one-hot.
+        temperature: above 0, a number or one for each row, in the shape of ``logits`` without
+            ``axis``. One that is traced and isn't makes its row NaN.
+        hard: True or False, whether the value is one-hot.
 
     Returns:
         The shape and dtype of ``logits``: probabilities of the classes, 0 where they are masked.
@@ -187,8 +211,8 @@ def gumbel_softmax(
 
     Raises:
         TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or a temperature that isn't a
-            scalar or not above 0.
+        ValueError: for an axis out of range, a row without classes or a temperature of another
+            shape or not above 0.
 
     Accuracy: float32 5 ulp of 1, for the noise that was drawn.
     Transforms: all, to any order, in logits and temperature.
@@ -200,44 +224,109 @@ def gumbel_softmax(
         Array(1., dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    scale = _checks.as_positive("temperature", temperature, rows.blank.dtype)
-    z = divided(_perturbed(key, _usable(rows), (), axis_name), scale)
-    soft = softmax_rows(z, rows.blank, axis_name)
+    dtype, shape = rows.blank.dtype, rows.logits.shape
+    scale = _checks.as_row_option("temperature", temperature, dtype, shape[:-1])
+    if not isinstance(hard, bool | np.bool_):
+        raise TypeError(f"hard must be True or False, got {hard!r}")
+    # Of halves, which don't overflow: the temperature may be as large as the logits.
+    unclear = _unclear(rows)
+    z = _cleaned(rows.z, unclear)
+    half = 0.5 * _gumbel(key, shape, dtype, axis_name) + _half_below_max(z, axis_name)
+    soft = softmax_rows(2.0 * cooled(half, scale, axis_name), rows.blank, axis_name)
+    soft = spoiled(soft, unclear)
     if hard:
         # A difference that is exactly 0 and has the derivatives of its first term.
-        drawn = jnp.where(jnp.isnan(soft), soft, first_max(z, axis_name).astype(soft.dtype))
+        drawn = jnp.where(jnp.isnan(soft), soft, first_max(half, axis_name).astype(soft.dtype))
         soft = lax.stop_gradient(drawn) + (soft - lax.stop_gradient(soft))
     return rows.restore(soft, 0.0)
 
 
-def _usable(rows: Rows) -> Array:
-    """The logits, all NaN in a row with NaN or more than one +inf."""
+def _unclear(rows: Rows) -> Array:
+    """Which rows have NaN or more than one +inf."""
     z = rows.z
     infinite = row_sum((z == jnp.inf).astype(jnp.int32), rows.axis_name)
-    unclear = (infinite > 1) | jnp.isnan(row_max(z, rows.axis_name))
-    return jnp.where(unclear, jnp.nan, z)
+    return (infinite > 1) | jnp.isnan(row_max(z, rows.axis_name))
+
+
+@jax.custom_jvp
+def _cleaned(z: Array, unclear: Array) -> Array:
+    """Zeros where rows are ``unclear``, whose results get their NaN later, as their slopes do."""
+    return jnp.where(unclear, 0.0, z)
+
+
+@_cleaned.defjvp
+def _cleaned_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    return _cleaned(*primals), tangents[0]
+
+
+def _usable(rows: Rows) -> Array:
+    """The logits, all NaN in a row with NaN or more than one +inf."""
+    return spoiled(rows.z, _unclear(rows))
 
 
 def _cooled(rows: Rows, temperature: ArrayLike) -> Array:
-    """Logits over temperature; at 0 the first maximum alone is left."""
+    """Logits below their maximum, over temperature; at 0 the first maximum alone is left."""
     z = _usable(rows)
     scale = _checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
-    greedy = jnp.where(first_max(z, rows.axis_name) & (z > -jnp.inf), 0.0, -jnp.inf)
-    greedy = jnp.where(jnp.isnan(z), z, greedy)
-    return jnp.where(scale == 0, greedy, divided(z, jnp.where(scale == 0, 1.0, scale)))
+    greedy = scale == 0
+    warm = cooled(z, scale + greedy.astype(z.dtype), rows.axis_name)
+    others = greedy & ~first_max(z, rows.axis_name) & ~jnp.isnan(z)
+    return jnp.where(others, -jnp.inf, warm)
+
+
+def _half_below_max(z: Array, axis_name: AxisName) -> Array:
+    """(z - max(z)) / 2, of which the maximum counts as a constant; 0 at an infinite one."""
+    largest = lax.stop_gradient(row_max(z, axis_name))
+    return 0.5 * z - 0.5 * jnp.where(jnp.isinf(largest), 0.0, largest)
 
 
 def _draw(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
     """int32 indices of the largest perturbed logits; -1 if there is none."""
-    perturbed = _perturbed(key, lax.stop_gradient(z), shape, axis_name)
+    z = lax.stop_gradient(z)
+    noise = _gumbel(key, (*shape, *z.shape), z.dtype, axis_name)
+    perturbed = jnp.broadcast_to(z, noise.shape) + noise
     classes = row_argmax(perturbed, axis_name)
     return jnp.where(row_max(perturbed, axis_name) > -jnp.inf, classes, -1)[..., 0]
 
 
-def _perturbed(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
-    """Logits with Gumbel noise, ``[*shape, ..., K]``."""
-    key = jnp.asarray(key)
+def _gumbel(key: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, axis_name: AxisName) -> Array:
+    """Gumbel noise for the classes that this device has."""
+    own = _as_key(key)
     if axis_name is not None:
-        key = jax.random.fold_in(key, lax.axis_index(axis_name))
-    noise = jax.random.gumbel(key, (*shape, *z.shape), z.dtype, mode="high")
-    return jnp.broadcast_to(z, noise.shape) + noise
+        own = jax.random.fold_in(own, lax.axis_index(axis_name))
+    return jax.random.gumbel(own, shape, dtype, mode="high")
+
+
+# What a draw is told.
+
+
+def _as_key(key: ArrayLike) -> Array:
+    """One key of ``jax.random``, of the new kind or of the old."""
+    array = _checks.as_array("key", key)
+    is_new = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    if not (is_new or array.dtype == jnp.uint32):
+        raise TypeError(f"key must be from jax.random, got {array.dtype}{list(array.shape)}")
+    if array.ndim != (0 if is_new else 1):
+        got = f"{array.dtype}{list(array.shape)}"
+        raise ValueError(f"key must be one key, got {got}: jax.vmap takes one for each row")
+    return array
+
+
+def _as_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Dimensions as Python's integers."""
+    if not isinstance(shape, tuple) or not all(map(_is_index, shape)) or any(n < 0 for n in shape):
+        raise TypeError(f"shape must be a tuple of ints that are at least 0, got {shape!r}")
+    return tuple(map(operator.index, shape))
+
+
+def _as_count(k: int, most: int) -> int:
+    """How many classes to draw of those that there are."""
+    if not _is_index(k):
+        raise TypeError(f"k must be an int that is known while tracing, got {k!r}")
+    if not 1 <= k <= most:
+        raise ValueError(f"k must be at least 1 and at most {most}, got {k}")
+    return operator.index(k)
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,16 +1,21 @@
 """From logits to other logits, class by class: bound, sharpen, penalise, correct for a prior."""
 
+import jax
 import jax.numpy as jnp
 
 from jaxlogits import _checks
+from jaxlogits._checks import Range
 from jaxlogits._explicit import on_explicit_mesh, split_logits
 from jaxlogits._log_odds import tanh_half
 from jaxlogits._mesh import row_max
-from jaxlogits._precision import widen
-from jaxlogits._rows import divided, rows_of
+from jaxlogits._precision import narrow, widen
+from jaxlogits._program import Option, program
+from jaxlogits._quotients import quotient, tempered
+from jaxlogits._rows import Pair, rows_of, spoiled
 from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
+@program(cap=Option(Range(above=0)))
 def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
     """Bound the logits smoothly, cap tanh(z / cap).
 
@@ -19,8 +24,9 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
 
     Args:
         logits: floating-point array. -inf, a removed class, stays -inf; +inf gives cap.
-        cap: bound, above 0, a number or an array that broadcasts to the shape of ``logits``. One
-            that is traced and isn't above 0 gives NaN.
+        cap: bound, above 0, a number or one for each row, in the shape of ``logits`` without the
+            last axis; infinity bounds nothing. One that is traced and isn't above 0 makes its row
+            NaN.
 
     Returns:
         The shape and dtype of ``logits``, in [-cap, cap] or -inf.
@@ -39,37 +45,59 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
         Array([     -inf,  0.      , 22.847824, 30.      ], dtype=float32)
     """
     array = _checks.as_floating("logits", logits)
+    _checks.check_no_nan("logits", array)
     z = widen(array)
-    bound = _checks.as_positive("cap", cap, z.dtype, z.shape)
-    return capped(z, bound).astype(array.dtype)
+    bound = _checks.as_row_option("cap", cap, z.dtype, z.shape[:-1])
+    return narrow(capped(z, bound), array)
 
 
 def capped(z: Array, bound: Array) -> Array:
     """bound tanh(z / bound); -inf stays."""
-    removed = z == -jnp.inf
-    finite = bound * tanh_half(2.0 * jnp.where(removed, 0.0, z) / bound)
-    return jnp.where(removed, -jnp.inf, finite)
+    removed = (z == -jnp.inf) & ~jnp.isnan(bound)
+    info = jnp.finfo(z.dtype)
+    # A quotient that would be flushed to 0, as over an infinite bound.
+    free = (bound > float(info.max) ** 0.5) & (jnp.abs(z) <= float(info.tiny / info.eps) * bound)
+    bound = jnp.where(free, 1.0, bound)
+    finite = _scaled_tanh(jnp.where(removed | free, 0.0, z), bound)
+    return jnp.where(removed, -jnp.inf, jnp.where(free, z, finite))
 
 
+@jax.custom_jvp
+def _scaled_tanh(z: Array, bound: Array) -> Array:
+    return bound * tanh_half(2.0 * quotient(z, bound))
+
+
+@_scaled_tanh.defjvp
+def _scaled_tanh_jvp(primals: Pair, tangents: Pair) -> Pair:
+    (z, bound), (dz, dbound) = primals, tangents
+    u = quotient(z, bound)
+    tanh, slope = jax.jvp(lambda u: tanh_half(2.0 * u), (u,), (jnp.ones_like(u),))
+    of_bound = tanh - jnp.where(slope == 0, 0.0, u * slope)
+    return _scaled_tanh(z, bound), slope * dz + of_bound * dbound
+
+
+@program("axis", "axis_name", temperature=Option(Range(0)))
 @on_explicit_mesh(split_logits)
 def apply_temperature(
     logits: ArrayLike,
     temperature: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
     """Divide the logits by a temperature, z / T, with the limit at 0: only the maximum is left.
 
-    For a temperature that may be 0, or differs from row to row, as in a batch of requests; where it
-    is a number above 0, write the division.
+    For a temperature that may be 0, or so small that the quotient overflows, or differs from row to
+    row, as in a batch of requests. Where the row's maximum over T is beyond the dtype the result is
+    (z - max(z)) / T instead, which softmax can't tell from z / T, and whose limit is that at 0.
 
     Args:
         logits: floating-point array. -inf stays -inf; NaN makes its row NaN where T is 0.
-        temperature: T, at least 0, a number or one for each row, in a shape that broadcasts to that
-            of ``logits`` without ``axis``. At 0 the maximum, or each that ties with it, becomes 0
-            and everything else -inf. A traced one below 0 makes its row NaN.
+        temperature: T, at least 0, a number or one for each row, in the shape of ``logits`` without
+            ``axis``. At 0 the maximum, or each that ties with it, becomes 0 and everything else
+            -inf; 1 changes nothing, and at infinity all that is finite becomes 0. A traced one
+            below 0 makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
@@ -78,7 +106,7 @@ def apply_temperature(
         The shape and dtype of ``logits``, -inf where a class is masked.
 
     Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
         ValueError: for an axis out of range, a row without classes or a temperature below 0.
 
     Accuracy: float32 1.5 ulp, derivative 1.5; bfloat16 and float16 0.501 ulp.
@@ -90,17 +118,20 @@ def apply_temperature(
         Array([[  2.,   4.],
                [-inf,   0.]], dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
+    _checks.require_infinity("logits", rows.like)
     z = rows.z
-    cold = _checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
-    greedy = cold == 0
+    scale = _checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
+    greedy = scale == 0
+    scale += greedy.astype(z.dtype)
+    warm = tempered(z, scale, float(jnp.finfo(rows.like.dtype).max), axis_name)
     largest = row_max(z, axis_name)  # NaN if one is
-    below = jnp.where(jnp.isnan(largest), jnp.nan, -jnp.inf)
-    coldest = jnp.where((z == largest) & (z > -jnp.inf), 0.0, below)
-    warm = divided(z, jnp.where(greedy, 1.0, cold))
-    return rows.restore(jnp.where(greedy, coldest, warm), -jnp.inf)
+    at_limit = greedy & (largest > -jnp.inf)
+    shaped = jnp.where(at_limit, jnp.where(z == largest, 0.0, -jnp.inf), warm)
+    return rows.restore(spoiled(shaped, greedy & jnp.isnan(largest)), -jnp.inf)
 
 
+@program(penalty=Option(Range(above=0)))
 def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike) -> Array:
     """Make classes less likely that were drawn before: z / penalty if z > 0, else z * penalty.
 
@@ -108,13 +139,14 @@ def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike
     the model's own logits, before a temperature or anything else.
 
     Args:
-        logits: floating-point array ``[..., K]``. Infinite ones stay.
+        logits: floating-point array ``[..., K]``. Infinite ones stay, and finite ones stay finite:
+            at most the largest number of their dtype.
         counts: how often each class was drawn, integers or booleans in a shape that broadcasts to
             that of ``logits``; only whether it is 0 matters. Token ids ``[..., T]`` become
             counts by ``jax.nn.one_hot(ids, K, dtype=int).sum(-2)``, which passes over ids outside
             [0, K), such as a -1 where the buffer isn't filled yet.
-        penalty: above 0, a number or an array that broadcasts to the shape of ``logits``, such as
-            [N, 1]; 1 changes nothing. One that is traced and isn't above 0 gives NaN.
+        penalty: above 0, a number or one for each row, in the shape of ``logits`` without the last
+            axis; 1 changes nothing. One that is traced and isn't above 0 makes its row NaN.
 
     Returns:
         The shape and dtype of ``logits``.
@@ -132,18 +164,23 @@ def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike
         Array([ 1., -2.,  1.], dtype=float32)
     """
     array = _checks.as_floating("logits", logits)
+    _checks.check_no_nan("logits", array)
     z = widen(array)
-    factor = _checks.as_positive("penalty", penalty, z.dtype, z.shape)
+    factor = _checks.as_row_option("penalty", penalty, z.dtype, z.shape[:-1])
     drawn = jnp.asarray(counts)
     if drawn.dtype != jnp.bool_:
         drawn = _checks.as_integer("counts", drawn)
     drawn = _checks.broadcast_to("counts", drawn, z.shape).astype(jnp.bool_)
-    infinite = jnp.isinf(z)
-    finite = jnp.where(infinite, 0.0, z)
-    penalized = jnp.where(z > 0, finite / factor, finite * factor)
-    return jnp.where(drawn & ~infinite, penalized, z).astype(array.dtype)
+    unknown = jnp.isnan(factor)
+    factor = jnp.where(factor == jnp.inf, jnp.finfo(z.dtype).max, factor)  # 0 times it is 0
+    changed = drawn & ~jnp.isinf(z)
+    finite = jnp.where(changed, z, 0.0)
+    penalized = jnp.where(z > 0, quotient(finite, factor), finite * factor)
+    penalized = jnp.where(changed, _within(penalized, array), z)
+    return narrow(spoiled(penalized, unknown | jnp.isnan(z)), array)
 
 
+@program()
 def adjust_prior(logits: ArrayLike, source_prior: ArrayLike, target_prior: ArrayLike) -> Array:
     """Logits under other class frequencies, z + log(target_prior) - log(source_prior).
 
@@ -176,18 +213,28 @@ def adjust_prior(logits: ArrayLike, source_prior: ArrayLike, target_prior: Array
         Array(True, dtype=bool)
     """
     array = _checks.as_floating("logits", logits)
+    _checks.check_no_nan("logits", array)
     z = widen(array)
     source, target = (
         _checks.broadcast_to(name, _checks.as_real(name, prior).astype(z.dtype), z.shape)
         for name, prior in (("source_prior", source_prior), ("target_prior", target_prior))
     )
     for name, prior in (("source_prior", source), ("target_prior", target)):
-        _checks.check_values(f"{name} must be at least 0", prior, prior >= 0)
+        _checks.check_values(f"{name} must be at least 0", prior, prior >= 0, "at")
     removed = (z == -jnp.inf) | ((target == 0) & (source >= 0))
-    known = removed | ((source > 0) & (target > 0))
+    known = removed | ((source > 0) & (target > 0) & ~jnp.isnan(z))
+    rule = "source_prior must be above 0 where target_prior is"
+    _checks.check_values(rule, source, removed | (source != 0), "at")
 
     def log_of(prior: Array) -> Array:
-        return jnp.log(jnp.where(known & ~removed, prior, 1.0))
+        return jnp.log(jnp.where(removed, 1.0, prior))
 
     adjusted = jnp.where(removed, 0.0, z) + (log_of(target) - log_of(source))
-    return jnp.where(removed, -jnp.inf, jnp.where(known, adjusted, jnp.nan)).astype(array.dtype)
+    adjusted = jnp.where(known & jnp.isfinite(z), _within(adjusted, array), adjusted)
+    return narrow(spoiled(jnp.where(removed, -jnp.inf, adjusted), ~known), array)
+
+
+def _within(x: Array, like: Array) -> Array:
+    """Finite numbers that stay finite in the dtype of ``like``: at most its largest."""
+    greatest = float(jnp.finfo(like.dtype).max)
+    return jnp.where(x > greatest, greatest, jnp.where(x < -greatest, -greatest, x))

@@ -9,31 +9,33 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits import _checks
+from jaxlogits._checks import Range
 from jaxlogits._explicit import on_explicit_mesh, split_logits
-from jaxlogits._mesh import row_max, row_sum, row_top_k
-from jaxlogits._rows import Rows, log_softmax_rows, row_stats, rows_of, softmax_rows
+from jaxlogits._mesh import row_max, row_sum
+from jaxlogits._program import Option, program
+from jaxlogits._rows import Rows, log_softmax_rows, row_stats, rows_of, softmax_rows, spoiled
 from jaxlogits._thresholds import kth_largest, mass_threshold
 from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
 
 
+@program("axis", "axis_name", k=Option(Range(1), integer=True))
 @on_explicit_mesh(split_logits)
 def keep_top_k(
     logits: ArrayLike,
     k: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
     """Keep the k likeliest classes and those that tie with the last of them.
 
-    For a plain integer the threshold comes from ``lax.top_k``. A k that is traced is found by
-    bisection, without a sort.
+    The threshold is found by bisection over the floating-point numbers, without a sort.
 
     Args:
         logits: floating-point array. -inf stays -inf; NaN makes its row NaN.
-        k: at least 1, a number or one for each row, in a shape that broadcasts to that of
-            ``logits`` without ``axis``. One beyond the number of classes keeps all. A traced one
+        k: at least 1, a number or one for each row, in the shape of ``logits`` without ``axis``.
+            That of the classes, or any number beyond, keeps all. A traced one
             below 1 makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
@@ -43,7 +45,7 @@ def keep_top_k(
         The shape and dtype of ``logits``, -inf where a class is removed.
 
     Raises:
-        TypeError: if the logits aren't floating point or k isn't an integer.
+        TypeError: if the logits aren't floating point with -inf or k isn't an integer.
         ValueError: for an axis out of range, a row without classes or a k below 1.
 
     Accuracy: exact.
@@ -53,26 +55,21 @@ def keep_top_k(
         >>> jl.keep_top_k(jnp.array([1.0, 3.0, 2.0, 2.0]), 2)
         Array([-inf,   3.,   2.,   2.], dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
     z = lax.stop_gradient(rows.z)
-    count = _checks.as_integer("k", k)
-    if isinstance(k, int):
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        threshold = row_top_k(z, k, axis_name)[0][..., -1:]
-        return _kept(rows, z >= threshold, jnp.bool_(True))
-    _checks.check_values("k must be at least 1", count, count >= 1)
-    if count.ndim > 0:
-        count = _checks.broadcast_to("k", count, z.shape[:-1])[..., None]
+    count = _checks.as_row_count("k", k, z.shape[:-1])
+    each = count[..., 0] if count.ndim else count
+    _checks.check_values("k must be at least 1", each, each >= 1)
     return _kept(rows, z >= kth_largest(z, count, axis_name), count >= 1)
 
 
+@program("axis", "axis_name", p=Option(Range(0, 1)))
 @on_explicit_mesh(split_logits)
 def keep_top_p(
     logits: ArrayLike,
     p: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -84,8 +81,8 @@ def keep_top_p(
     Args:
         logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
             them, or NaN, make their row NaN.
-        p: in [0, 1], a number or one for each row, in a shape that broadcasts to that of ``logits``
-            without ``axis``. 0 keeps the likeliest, 1 all. A traced one outside makes its row NaN.
+        p: in [0, 1], a number or one for each row, in the shape of ``logits`` without
+            ``axis``. 0 keeps the likeliest, 1 all. A traced one outside makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
@@ -95,7 +92,7 @@ def keep_top_p(
         last are kept.
 
     Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
         ValueError: for an axis out of range, a row without classes or a p outside [0, 1].
 
     Accuracy: the set is that of exact sums for a p not within 1e-6 of where it changes.
@@ -106,19 +103,20 @@ def keep_top_p(
         >>> jl.keep_top_p(jnp.array([2.0, 1.0, 0.0]), 0.8)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, no_class=True)
     p = _option(rows, "p", p)
     z = lax.stop_gradient(rows.z)
     stats = row_stats(z, axis_name)
     return _kept(rows, _within_mass(z, stats.exps, p, axis_name), ~jnp.isnan(p + stats.rest))
 
 
+@program("axis", "axis_name", mass=Option(Range(0, 1)))
 @on_explicit_mesh(split_logits)
 def keep_typical(
     logits: ArrayLike,
     mass: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -130,8 +128,8 @@ def keep_typical(
     Args:
         logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
             them, or NaN, make their row NaN.
-        mass: in [0, 1], a number or one for each row, in a shape that broadcasts to that of
-            ``logits`` without ``axis``. 0 keeps the most typical class, 1 all. A traced one outside
+        mass: in [0, 1], a number or one for each row, in the shape of ``logits``
+            without ``axis``. 0 keeps the most typical class, 1 all. A traced one outside
             makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
@@ -142,7 +140,7 @@ def keep_typical(
         be, but never all; equally typical ones are kept together.
 
     Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
         ValueError: for an axis out of range, a row without classes or a mass outside [0, 1].
 
     Accuracy: the set is that of exact sums for a mass not within 1e-6 of where it changes.
@@ -153,7 +151,7 @@ def keep_typical(
         >>> jl.keep_typical(jnp.array([1.0, 0.0, 0.0, 0.0, 0.0]), 0.5)
         Array([-inf,   0.,   0.,   0.,   0.], dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, no_class=True)
     mass = _option(rows, "mass", mass)
     z = lax.stop_gradient(rows.z)
     probs, surprise, entropy = _surprise(z, rows.blank, axis_name)
@@ -161,12 +159,13 @@ def keep_typical(
     return _kept(rows, _within_mass(typical, probs, mass, axis_name), ~jnp.isnan(mass + entropy))
 
 
+@program("axis", "axis_name", p=Option(Range(0, 1)))
 @on_explicit_mesh(split_logits)
 def keep_min_p(
     logits: ArrayLike,
     p: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -177,8 +176,8 @@ def keep_min_p(
     Args:
         logits: floating-point array. -inf stays -inf, +inf is all that is kept; NaN makes its row
             NaN.
-        p: in [0, 1], a number or one for each row, in a shape that broadcasts to that of ``logits``
-            without ``axis``. 0 keeps all, 1 the likeliest. A traced one outside makes its row NaN.
+        p: in [0, 1], a number or one for each row, in the shape of ``logits`` without
+            ``axis``. 0 keeps all, 1 the likeliest. A traced one outside makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
@@ -187,7 +186,7 @@ def keep_min_p(
         The shape and dtype of ``logits``, -inf where a class is removed.
 
     Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
         ValueError: for an axis out of range, a row without classes or a p outside [0, 1].
 
     Accuracy: a class is kept rightly unless its ratio is within 1e-6 of p, relatively.
@@ -198,18 +197,19 @@ def keep_min_p(
         >>> jl.keep_min_p(jnp.array([2.0, 1.0, 0.0]), 0.25)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
     p = _option(rows, "p", p)
     gaps = row_stats(lax.stop_gradient(rows.z), axis_name).gaps
     return _kept(rows, gaps <= -jnp.log(p), ~jnp.isnan(p))
 
 
+@program("axis", "axis_name", epsilon=Option(Range(0, 1)))
 @on_explicit_mesh(split_logits)
 def keep_epsilon(
     logits: ArrayLike,
     epsilon: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -218,8 +218,8 @@ def keep_epsilon(
     Args:
         logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
             them, or NaN, make their row NaN.
-        epsilon: in [0, 1], a number or one for each row, in a shape that broadcasts to that of
-            ``logits`` without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
+        epsilon: in [0, 1], a number or one for each row, in the shape of ``logits``
+            without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
@@ -228,7 +228,7 @@ def keep_epsilon(
         The shape and dtype of ``logits``, -inf where a class is removed.
 
     Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
         ValueError: for an axis out of range, a row without classes or an epsilon outside [0, 1].
 
     Accuracy: a class is kept rightly unless its probability is within 1e-6 of epsilon, relatively.
@@ -239,18 +239,19 @@ def keep_epsilon(
         >>> jl.keep_epsilon(jnp.array([2.0, 1.0, 0.0]), 0.1)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, no_class=True)
     epsilon = _option(rows, "epsilon", epsilon)
     log_probs = log_softmax_rows(lax.stop_gradient(rows.z), rows.blank, axis_name)
     return _above(rows, log_probs, jnp.log(epsilon))
 
 
+@program("axis", "axis_name", epsilon=Option(Range(0, 1)))
 @on_explicit_mesh(split_logits)
 def keep_eta(
     logits: ArrayLike,
     epsilon: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -261,8 +262,8 @@ def keep_eta(
     Args:
         logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
             them, or NaN, make their row NaN.
-        epsilon: in [0, 1], a number or one for each row, in a shape that broadcasts to that of
-            ``logits`` without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
+        epsilon: in [0, 1], a number or one for each row, in the shape of ``logits``
+            without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
@@ -272,7 +273,7 @@ def keep_eta(
         stays.
 
     Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
         ValueError: for an axis out of range, a row without classes or an epsilon outside [0, 1].
 
     Accuracy: a class is kept rightly unless its probability is within 1e-5 of eta, relatively.
@@ -283,7 +284,7 @@ def keep_eta(
         >>> jl.keep_eta(jnp.array([2.0, 1.0, 0.0]), 0.1)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
     """
-    rows = rows_of(logits, axis, where, axis_name)
+    rows = rows_of(logits, axis, where, axis_name, no_class=True)
     epsilon = _option(rows, "epsilon", epsilon)
     _, surprise, entropy = _surprise(lax.stop_gradient(rows.z), rows.blank, axis_name)
     log_epsilon = jnp.log(epsilon)
@@ -293,7 +294,7 @@ def keep_eta(
 def _option(rows: Rows, name: str, value: ArrayLike) -> Array:
     """A share of 1, for each row or for all; NaN where it is none."""
     shape = rows.logits.shape[:-1]
-    option = _checks.as_row_option(name, value, rows.blank.dtype, shape, high=1.0)
+    option = _checks.as_row_option(name, value, rows.blank.dtype, shape)
     return lax.stop_gradient(option)
 
 
@@ -319,7 +320,8 @@ def _above(rows: Rows, log_probs: Array, bar: Array) -> Array:
 
 def _kept(rows: Rows, keep: Array, known: Array) -> Array:
     """The logits that are kept; rows are NaN where a parameter or a logit is."""
-    largest = row_max(rows.logits, rows.axis_name)  # NaN if one is
-    known &= ~jnp.isnan(largest)
-    removed = jnp.where(known | (largest == -jnp.inf), -jnp.inf, jnp.nan).astype(rows.logits.dtype)
-    return rows.restore(jnp.where(keep & known, rows.logits, removed), -jnp.inf)
+    _checks.require_infinity("logits", rows.like)
+    z = rows.z
+    largest = row_max(z, rows.axis_name)  # NaN if one is
+    bad = (~known | jnp.isnan(largest)) & (largest != -jnp.inf)
+    return rows.restore(spoiled(jnp.where(keep | bad, z, -jnp.inf), bad), -jnp.inf)

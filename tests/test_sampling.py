@@ -1,6 +1,7 @@
 """Draws by their counts, with fixed keys. A count fails by chance with a probability of 1e-6."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -31,6 +32,8 @@ def assert_drawn(classes: Any, probs: np.ndarray) -> None:
     assert np.all(counts[probs == 0] == 0)
     possible = probs > 0
     expected = probs[possible] / np.sum(probs) * np.size(classes)
+    if np.sum(possible) == 1:
+        return
     assert scipy.stats.chisquare(counts[possible], expected).pvalue > FALSE_ALARM
 
 
@@ -106,6 +109,137 @@ def test_edges(temperature: float) -> None:
     assert jax.jit(lambda t: jl.sample(KEY, LOGITS, temperature=t))(-1.0) == -1
 
 
+# Offsets and temperatures at which z / T + noise would lose the noise, or be infinite.
+
+FAR = {
+    "large offset": ([1e7, 1e7], 1.0),
+    "large offset, apart by 1": ([1e7 + 1, 1e7], 3.0),
+    "small temperature": ([20.0, 20.0], 1e-6),
+    "below 0": ([-1e9, -1e9], 1.0),
+    "both": ([1e30, 1e30], 1e-37),
+    "gap beyond the largest number": ([3e38, -3e38], 2e38),
+    "overflow": ([3.4e38, 3.4e38, -3.4e38], 1e-3),
+    "infinite temperature": ([0.0, 5.0, -INF, -3e38], INF),
+}
+SHAPE = (4, 10_000)
+
+
+def far_probs(row: list[float], temperature: float) -> np.ndarray:
+    z = np.float32(row).astype(np.longdouble)
+    gaps = np.where(z == -INF, INF, np.max(z) - z)
+    e = np.where(np.isinf(gaps), 0, np.exp(-np.where(np.isinf(gaps), 0, gaps) / temperature))
+    return (e / np.sum(e)).astype(float)
+
+
+@pytest.mark.parametrize(("row", "temperature"), FAR.values(), ids=FAR)
+def test_draws_at_any_offset_and_temperature(row: list[float], temperature: float) -> None:
+    z, want = jnp.float32(row), far_probs(row, temperature)
+    classes, log_probs = jax.jit(
+        lambda z, t: jl.sample_with_log_prob(KEY, z, shape=SHAPE, temperature=t)
+    )(z, temperature)
+    assert_drawn(classes, want)
+    np.testing.assert_allclose(log_probs, np.log(want[classes]), rtol=1e-6, atol=1e-6)
+    rows = jax.jit(lambda z, t: jl.sample(KEY, z, shape=SHAPE[1:], temperature=t))
+    both = rows(jnp.stack([z, z]), jnp.float32([temperature, 0.0]))
+    assert_drawn(both[:, 0], want)
+    np.testing.assert_array_equal(both[:, 1], np.argmax(row))
+
+
+def test_log_probs_at_small_temperatures() -> None:
+    """Where z / T is infinite: the others are impossible, and nothing moves."""
+    z = jnp.array([[90.0, 100.0], [-1e38, 2e38], [-100.0, -90.0]])
+    run = jax.jit(
+        jax.value_and_grad(
+            lambda z, t: jnp.sum(jl.sample_with_log_prob(KEY, z, temperature=t)[1]), (0, 1)
+        )
+    )
+    for temperature in (1e-37, 1e-20, 1e-3):
+        value, slopes = run(z, temperature)
+        assert value == 0
+        assert all(np.all(slope == 0) for slope in slopes)
+    ties = jax.jit(jax.grad(lambda z: jl.sample_with_log_prob(KEY, z, temperature=1e-30)[1]))
+    np.testing.assert_allclose(np.abs(ties(jnp.float32([5e8, 5e8]))), 0.5e30, rtol=1e-6)
+
+
+# Rows, of which the last two are far below the first, or near at an offset.
+LEFT = [[0, -1e7, -1e7 - 1], [1e7, 1e7, 1e7 + 1], [5.0, -1e9, -1e9], [1e30, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("row", LEFT)
+def test_without_replacement_at_any_offset(row: list[float]) -> None:
+    """What is left is drawn from its own softmax, however far it is below what was drawn."""
+    keys = jax.random.split(KEY, 20_000)
+    z = jnp.float32(row)
+    drawn = jax.jit(lambda z: jax.vmap(lambda k: jl.sample_without_replacement(k, z, 3))(keys))(z)
+    want = np.zeros([3, 3, 3])
+    for order in itertools.permutations(range(3)):
+        first = far_probs(row, 1.0)[order[0]]
+        want[order] = first * far_probs([row[k] for k in order[1:]], 1.0)[0]
+    assert_drawn(drawn @ jnp.array([9, 3, 1]), want.ravel())
+
+
+@pytest.mark.parametrize(("row", "temperature"), FAR.values(), ids=FAR)
+def test_gumbel_softmax_at_any_offset_and_temperature(row: list[float], temperature: float) -> None:
+    """The draw is from softmax(z) whatever the temperature, which makes it soft."""
+    keys = jax.random.split(KEY, 10_000)
+
+    def run(z: Any, t: Any) -> Any:
+        draw = functools.partial(jl.gumbel_softmax, temperature=t)
+        soft, hard = (jax.vmap(lambda k, h=h: draw(k, z, hard=h))(keys) for h in (False, True))
+        return soft, hard, jax.grad(lambda z, t: draw(KEY, z, temperature=t)[0], (0, 1))(z, t)
+
+    soft, hard, slopes = jax.jit(run)(jnp.float32(row), temperature)
+    assert_drawn(np.argmax(hard, -1), far_probs(row, 1.0))
+    np.testing.assert_array_equal(np.sum(hard, -1), 1.0)
+    np.testing.assert_allclose(np.sum(soft, -1), 1.0, rtol=1e-6)
+    assert all(jnp.isfinite(slope).all() for slope in slopes)
+    if temperature == INF:
+        np.testing.assert_allclose(soft[0], [1 / 3, 1 / 3, 0, 1 / 3], rtol=1e-6)
+
+
+def test_gumbel_softmax_takes_a_temperature_for_each_row() -> None:
+    z, t = jnp.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]), jnp.array([0.5, 2.0, -1.0])
+    run = jax.jit(functools.partial(jl.gumbel_softmax, KEY))
+    got = run(z, temperature=t)
+    for k in range(2):
+        np.testing.assert_array_equal(got[k], run(z, temperature=t[k])[k])
+    assert np.isnan(got[2]).all()
+
+
+# NaN in a value comes with NaN in its gradient, in its row only.
+
+ROWS = np.float32([[0, 1, 2], [INF, INF, 0], [0, NAN, 1], [-INF] * 3, [-INF, 2, -INF], [0, INF, 1]])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0, 1e-37, INF, -1.0])
+@pytest.mark.parametrize("name", ["sample_with_log_prob", "gumbel_softmax", "hard"])
+def test_nan_has_no_gradient(name: str, temperature: float) -> None:
+    if temperature == 0 and name != "sample_with_log_prob":
+        pytest.skip("refused")
+
+    def of(z: Any, t: Any) -> Any:
+        if name == "sample_with_log_prob":
+            return jl.sample_with_log_prob(KEY, z, temperature=t)[1][..., None]
+        return jl.gumbel_softmax(KEY, z, temperature=t, hard=name == "hard")
+
+    def number(z: Any, t: Any) -> Any:
+        value = of(z, t)
+        return jnp.sum(value * jnp.arange(1.0, 1 + value.shape[-1]))
+
+    @jax.jit
+    def run(z: Any, t: Any) -> Any:
+        pushed = jax.jvp(number, (z, t), (jnp.ones_like(z), jnp.zeros_like(t)))[1]
+        return of(z, t), jax.grad(number, (0, 1))(z, t), pushed
+
+    value, (by_z, by_t), pushed = jax.vmap(run)(ROWS, jnp.full(len(ROWS), temperature))
+    bad = np.isnan(value).any(-1)
+    want = [False, True, True, True, False, False] if temperature >= 0 else [True] * 6
+    np.testing.assert_array_equal(bad, want)
+    for slope in (by_z.sum(-1), by_t, pushed):
+        np.testing.assert_array_equal(np.isnan(slope), bad)
+        assert np.isfinite(slope[~bad]).all()
+
+
 def test_masks_and_axes() -> None:
     z = np.zeros([2, 3, 4], np.float32)
     where = np.arange(4) % 2 == 1
@@ -173,10 +307,7 @@ def test_transforms() -> None:
         "gumbel_softmax", lambda z, t: jl.gumbel_softmax(KEY, z, temperature=t), relaxed, (Z, T)
     )
     f, exact = tf.joined(case), tf.exact(case)
-    run = jax.jit(
-        lambda x: [group(f._replace(point=x)) for group in (tf.values, tf.gradients, tf.hessians)]
-    )
-    for results, want in zip(run(f.point), exact, strict=True):
+    for results, want in zip(tf.of_each_order(f), exact, strict=True):
         for transform, got in results.items():
             # z + g is rounded; with what it is multiplied by, up to 8, and divided by.
             np.testing.assert_allclose(got, want, rtol=0, atol=2e-5, err_msg=transform)
@@ -227,6 +358,46 @@ def test_refused() -> None:
         jl.sample(KEY, z, temperature=-1.0)
     with pytest.raises(ValueError, match=r"^temperature must be above 0, got 0$"):
         jl.gumbel_softmax(KEY, z, temperature=0.0)
+    with pytest.raises(ValueError, match=r"^temperature must broadcast to \[2\], got float32\[3\]"):
+        jl.gumbel_softmax(KEY, z, temperature=jnp.ones([3]))
     for k in (0, 4):
         with pytest.raises(ValueError, match=rf"^k must be at least 1 and at most 3, got {k}$"):
             jl.sample_without_replacement(KEY, z, k)
+
+
+def test_options_that_are_none() -> None:
+    """In our words, also what jit can't take as a static argument."""
+    z = jnp.zeros([2, 3])
+    rule = "shape must be a tuple of ints that are at least 0, got "
+    for shape in (2, [2], (2.0,), (-1,), (True,), "ab", None, jnp.array([2]), (jnp.int32(2),)):
+        for fn in (jl.sample, jl.sample_with_log_prob):
+            with pytest.raises(TypeError, match=f"^{rule}"):
+                fn(KEY, z, shape=shape)
+    assert jl.sample(KEY, z, shape=(np.int64(4), 1)).shape == (4, 1, 2)
+    for hard in ("yes", 1, None, jnp.array(True)):
+        with pytest.raises(TypeError, match=r"^hard must be True or False, got "):
+            jl.gumbel_softmax(KEY, z, hard=hard)
+    hard = jl.gumbel_softmax(KEY, z, hard=np.bool_(True))
+    np.testing.assert_array_equal(hard, jl.gumbel_softmax(KEY, z, hard=True))
+    for k in (2.0, True, "2", np.float32(2)):
+        with pytest.raises(TypeError, match=r"^k must be an int that is known while tracing, got "):
+            jl.sample_without_replacement(KEY, z, k)
+    with pytest.raises(TypeError, match=r"^k must be an int that is known while tracing, got "):
+        jax.jit(lambda k: jl.sample_without_replacement(KEY, z, k))(2)
+    for k in (np.int64(2), np.array(2), jnp.int32(2)):
+        got = jl.sample_without_replacement(KEY, z, k)
+        np.testing.assert_array_equal(got, jl.sample_without_replacement(KEY, z, 2))
+    for key in (0, jnp.zeros(2), None):
+        with pytest.raises(TypeError, match=r"^key must be "):
+            jl.sample(key, z)
+    for key in (jax.random.split(KEY), jnp.zeros([3, 2], jnp.uint32)):
+        with pytest.raises(ValueError, match=r"^key must be one key, got .*: jax.vmap takes one"):
+            jl.sample(key, z)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, np.float32(0), np.int64(0), jnp.zeros([])])
+def test_zeros_are_alike(temperature: Any) -> None:
+    z = jnp.array([[1.0, 3.0, 3.0], [2.0, 1.0, 0.0]])
+    np.testing.assert_array_equal(jl.sample(KEY, z, temperature=temperature), [1, 0])
+    cold = jl.apply_temperature(z, temperature)
+    np.testing.assert_array_equal(cold, [[-INF, 0, 0], [0, -INF, -INF]])

@@ -137,12 +137,150 @@ def test_edges_of_penalize_repetition() -> None:
     assert np.isfinite(jax.grad(lambda p: jl.penalize_repetition(z, counts, p)[0])(2.0))
 
 
-def test_a_parameter_for_each_row() -> None:
-    z, each = jnp.array([[1.0, -2.0], [1.0, -2.0]]), jnp.array([[0.5], [2.0]])
-    for fn in (jl.soft_cap, lambda z, p: jl.penalize_repetition(z, jnp.array([1, 1]), p)):
-        got = jax.jit(fn)(z, each)
-        np.testing.assert_array_equal(got, [jax.jit(fn)(z[k], each[k, 0]) for k in range(2)])
-    assert np.isnan(jax.jit(jl.soft_cap)(z, -each)).all()
+def penalize_all(z: Any, penalty: Any) -> Any:
+    return jl.penalize_repetition(z, jnp.ones(z.shape, bool), penalty)
+
+
+# Functions of logits and one option, with a value that switches it off.
+OPTIONS = {
+    "soft_cap": (jl.soft_cap, INF),
+    "apply_temperature": (jl.apply_temperature, 1.0),
+    "penalize_repetition": (penalize_all, 1.0),
+}
+each_option = pytest.mark.parametrize(("fn", "off"), OPTIONS.values(), ids=OPTIONS)
+
+
+@each_option
+def test_an_option_for_each_row(fn: Any, off: float) -> None:
+    """Its shape is that of the rows, also where there are as many classes; a bad one is NaN."""
+    del off
+    z, each = jnp.array([[1.0, -2.0, -INF], [1.0, -2.0, INF], [3.0, 1.0, 2.0]]), [0.5, 2.0, 1.0]
+    run = jax.jit(fn)
+    want = [run(row, one) for row, one in zip(z, each, strict=True)]
+    np.testing.assert_array_equal(run(z, jnp.array(each)), want)
+    got = run(z, jnp.array([0.5, -1.0, NAN]))
+    np.testing.assert_array_equal(got, [want[0], [NAN] * 3, [NAN] * 3])
+    slopes = jax.jit(jax.grad(lambda t: jnp.sum(fn(z[2], t))))
+    assert np.isnan(slopes(-1.0))
+    name = "penalty" if fn is penalize_all else "cap" if fn is jl.soft_cap else "temperature"
+    for shape, hint in (((3, 1), rf" as in {name}\[..., 0\]"), ((3, 3), ""), ((2,), "")):
+        message = rf"^{name} must broadcast to \[3\], got float32.*, or one for each row{hint}$"
+        with pytest.raises(ValueError, match=message):
+            fn(z, jnp.ones(shape))
+    with pytest.raises(ValueError, match=rf" as in {name}\[..., None\]$"):
+        fn(z[:, None], jnp.ones([3]))
+
+
+@each_option
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_options_that_change_nothing(fn: Any, off: float, dtype: str) -> None:
+    """The identity, at the largest numbers too, and so are its derivatives."""
+    largest = float(jnp.finfo(dtype).max)
+    z = jnp.array([0.0, 1e-3, -2.0, largest, -largest, -INF, INF], dtype)
+    for value in (off, np.float32(off)):
+        np.testing.assert_array_equal(fn(z, value), z)
+    values, pullback = jax.jit(lambda z, t: jax.vjp(fn, z, t))(z, off)
+    np.testing.assert_array_equal(values, z)
+    by_z, by_option = pullback(jnp.ones(z.shape, dtype))
+    np.testing.assert_array_equal(by_z[:5], 1.0)
+    assert not jnp.isnan(by_option)  # the sum of the largest numbers
+
+
+def test_an_infinite_temperature_makes_possible_classes_equal() -> None:
+    z = jnp.array([[1.0, -INF, 3e38, -3e38], [INF, 1.0, -INF, 2.0]])
+    for cool in (jl.apply_temperature, jax.jit(jl.apply_temperature)):
+        np.testing.assert_array_equal(cool(z, INF), [[0, -INF, 0, 0], [INF, 0, -INF, 0]])
+
+
+def test_large_caps() -> None:
+    """z / cap would be flushed to 0, and cap**-2 too, or 2 z be infinite."""
+    z, cap = jnp.array([1.0, -1e-3, 2e38, 1e20]), jnp.array([3e38, 1e38, 2e38, 1e20])
+    run = jax.jit(jax.vmap(jax.value_and_grad(jl.soft_cap, (0, 1))))
+    value, (by_z, by_cap) = run(z, cap)
+    slope = 1 - np.tanh(1.0) ** 2
+    at_one = np.tanh(1.0)
+    np.testing.assert_allclose(value, [1, -1e-3, 2e38 * at_one, 1e20 * at_one], rtol=1e-6)
+    np.testing.assert_allclose(by_z, [1, 1, slope, slope], rtol=1e-6)
+    np.testing.assert_allclose(by_cap, [0, 0, at_one - slope, at_one - slope], rtol=1e-6)
+    third = jax.jit(jax.grad(jax.grad(jax.grad(jl.soft_cap))))
+    np.testing.assert_allclose(third(0.0, 2.0), -2 / 2.0**2, rtol=1e-6)
+
+
+# Temperatures that take the logits beyond their dtype.
+
+BEYOND = {
+    "float16": ([100, 90], 1e-3),
+    "float16 below 0": ([-100, -90], 1e-3),
+    "float16, nearly equal": ([60000, 59968], 0.5),
+    "bfloat16": ([3e38, 2e38], 0.5),
+    "float32": ([1e38, 1e38], 1e-3),
+    "float32 below 0": ([-1e38, -3e38], 1e-37),
+}
+
+
+@pytest.mark.parametrize(("row", "temperature"), BEYOND.values(), ids=BEYOND)
+@pytest.mark.parametrize("by", ["number", "row"])
+def test_softmax_at_a_temperature_that_overflows(
+    row: list[float], temperature: float, by: str, request: pytest.FixtureRequest
+) -> None:
+    """The differences are what matters; softmax doesn't see that the maximum was taken off."""
+    dtype = request.node.callspec.id.replace("row-", "").replace("number-", "").split(" ")[0]
+    z = jnp.array([row, [0.0, 1.0]], dtype.rstrip(","))
+    t = temperature if by == "number" else jnp.array([temperature, 0.5])
+    cooled, (by_z, by_t) = jax.jit(
+        lambda z, t: (
+            jl.apply_temperature(z, t),
+            jax.grad(lambda z, t: jl.softmax(jl.apply_temperature(z, t))[:, 0].sum(), (0, 1))(z, t),
+        )
+    )(z, t)
+    assert jnp.max(cooled[0]) == 0
+    gap = float(z[0, 0] - z[0, 1]) / temperature  # exact in each dtype, but for the division
+    with np.errstate(over="ignore"):
+        want = 1 / (1 + np.exp(-gap))
+    got = jax.jit(jl.softmax)(cooled)[0]
+    np.testing.assert_allclose(got, [want, 1 - want], rtol=2e-3, atol=1e-7)
+    assert jnp.isfinite(by_z).all()
+    assert jnp.isfinite(by_t).all()
+    np.testing.assert_array_equal(jl.apply_temperature(z[1], 0.5), z[1] / 0.5)  # where nothing does
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_penalties_leave_finite_logits_finite(dtype: str) -> None:
+    largest = jnp.finfo(dtype).max
+    z = jnp.array([-largest, largest, 0.0, -1.0], dtype)
+    np.testing.assert_array_equal(penalize_all(z, 1.5)[0], -largest)
+    np.testing.assert_array_equal(penalize_all(z, 0.5)[1], largest)
+    got = penalize_all(z, INF)
+    np.testing.assert_array_equal(got[np.array([0, 2, 3])], [-largest, 0, -largest])
+    moved = jl.adjust_prior(z, jnp.float32(1), jnp.float32(2e4))
+    assert jnp.isfinite(moved).all()
+
+
+# NaN in a value comes with NaN in its derivatives.
+
+
+def test_nan_has_no_derivative() -> None:
+    def slopes(fn: Any) -> Any:
+        return jax.jit(jax.grad(lambda z, t: jnp.sum(fn(z, t)), (0, 1)))
+
+    row = jnp.array([1.0, NAN, 2.0])
+    for temperature in (0.0, -1.0):
+        by_z, by_t = slopes(jl.apply_temperature)(row, temperature)
+        assert np.isnan(by_z).all()
+        assert np.isnan(by_t)
+    nothing = jnp.full([3], -INF)
+    assert np.isnan(
+        slopes(lambda z, t: jl.softmax(jl.apply_temperature(z, t)))(nothing, 0.0)[0]
+    ).all()
+    for fn in (jl.soft_cap, penalize_all):
+        by_z, by_t = slopes(fn)(jnp.array([1.0, -INF, INF]), -1.0)
+        assert np.isnan(by_t)
+        assert np.isnan(by_z[0])
+    by_z, by_prior = slopes(lambda z, p: jl.adjust_prior(z, p, jnp.ones(3)))(
+        jnp.zeros(3), jnp.array([1.0, 0.0, -1.0])
+    )
+    np.testing.assert_array_equal(np.isnan(by_z), [False, True, True])
+    np.testing.assert_array_equal(np.isnan(by_prior), [False, True, True])
 
 
 def test_edges_of_adjust_prior() -> None:
@@ -153,8 +291,10 @@ def test_edges_of_adjust_prior() -> None:
     np.testing.assert_array_equal(got, [-INF, -INF, NAN, -INF, NAN, NAN])
     slopes = jax.jit(jax.vmap(jax.grad(jl.adjust_prior, (0, 1, 2))))(z, source, target)
     assert np.isfinite(np.array(slopes)[:, [0, 1, 3]]).all()
-    with pytest.raises(ValueError, match=r"^source_prior must be at least 0, got values in"):
-        jl.checked(jl.adjust_prior)(z, source, target)
+    with pytest.raises(
+        ValueError, match=r"^adjust_prior: source_prior must be at least 0, got -1.0"
+    ):
+        jl.checked(jl.adjust_prior)(z[:5], source[:5], target[:5])
 
 
 @pytest.mark.newest
@@ -185,10 +325,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_transforms(case: tf.Case) -> None:
     f, exact = tf.joined(case), tf.exact(case)
-    run = jax.jit(
-        lambda x: [group(f._replace(point=x)) for group in (tf.values, tf.gradients, tf.hessians)]
-    )
-    for results, want in zip(run(f.point), exact, strict=True):
+    for results, want in zip(tf.of_each_order(f), exact, strict=True):
         for transform, got in results.items():
             # A dozen roundings of the largest number.
             atol = 12 * 2**-23 * np.max(np.abs(want))
@@ -215,8 +352,8 @@ def test_refused() -> None:
             fn(jnp.zeros([2, 3], jnp.int32))
     with pytest.raises(ValueError, match=r"^cap must be above 0, got 0$"):
         jl.soft_cap(z, 0.0)
-    with pytest.raises(ValueError, match=r"^cap must broadcast to \[2,3\], got float32\[2\]$"):
-        jl.soft_cap(z, jnp.ones([2]))
+    with pytest.raises(ValueError, match=r"^cap must broadcast to \[2\], got float32\[3\]: a sc"):
+        jl.soft_cap(z, jnp.ones([3]))
     with pytest.raises(ValueError, match=r"^temperature must be at least 0, got -1$"):
         jl.apply_temperature(z, -1.0)
     with pytest.raises(ValueError, match=r"^temperature must broadcast to \[2\], got"):
