@@ -1,6 +1,7 @@
 """The linear heads: the numbers of the plain loss of hidden @ kernel, without that array."""
 
 import functools
+import inspect
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -288,6 +289,104 @@ def test_a_confident_row_keeps_its_small_loss() -> None:
     np.testing.assert_allclose(loss, np.exp(-40.0), rtol=4 * 2**-23)
 
 
+def row_losses(name: str, where: Any = None, **options: Any) -> Callable[..., Any]:
+    """One of the three heads as a function of hidden, kernel and labels, one number a row."""
+
+    def each(hidden: Array, kernel: Array, labels: Array) -> Array:
+        if name == "linear_softmax_kl_divergence":
+            options_q = {"reduction": "none", "where": where, "block_size": 2, **options}
+            return jl.linear_softmax_kl_divergence(
+                hidden, kernel, 0.5 * hidden, kernel, **options_q
+            )
+        if name == "linear_log_probs":
+            return jl.linear_log_probs(hidden, kernel, labels, where=where, block_size=2, **options)
+        more = {"label_smoothing": 0.125, "z_loss": 0.25, "reduction": "none", "block_size": 2}
+        return jl.linear_softmax_cross_entropy(
+            hidden, kernel, labels, where=where, **more, **options
+        )
+
+    return each
+
+
+HEADS = ["linear_softmax_cross_entropy", "linear_log_probs", "linear_softmax_kl_divergence"]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_rows_and_classes_left_out_are_as_if_not_there(name: str) -> None:
+    """Of ``where`` and ``class_where``, whatever is in their place."""
+    hidden, kernel, labels = cast(data(num_classes=3), jnp.float32)
+    exists = np.array([True, False, True, True, False])
+    padded = jnp.full([FEATURES, 5], 7.0).at[:, exists].set(kernel)
+    keep = np.array([True, True, False, True, False, True])
+    rows = jnp.where(keep[:, None], hidden, jnp.nan)
+    among = jnp.where(keep, np.flatnonzero(exists)[labels], jnp.array([0, 0, -100, 0, 5, 0]))
+
+    def both(each: Callable[..., Array], *args: Array) -> Any:
+        def number(hidden: Array, kernel: Array) -> tuple[Array, Array]:
+            losses = each(hidden, kernel, args[2])
+            return jnp.sum(jnp.sin(losses)), losses
+
+        return jax.value_and_grad(number, (0, 1), has_aux=True)(*args[:2])
+
+    options = {"soft_cap": 2.0, "temperature": 0.5}
+    ours = row_losses(name, keep, class_where=exists, **options)
+    theirs = row_losses(name, **options)
+    got = jax.jit(functools.partial(both, ours))(rows, padded, among)
+    want = jax.jit(functools.partial(both, theirs))(hidden[keep], kernel, labels[keep])
+    (_, losses), (dhidden, dkernel) = got
+    (_, want_losses), (want_dhidden, want_dkernel) = want
+    # As in assert_same: sums of a dozen terms, of logits that are within 2^-17.
+    close = functools.partial(np.testing.assert_allclose, rtol=24 * 2**-17, atol=24 * 2**-17)
+    close(losses[keep], want_losses)
+    close(dhidden[keep], want_dhidden)
+    close(dkernel[:, exists], want_dkernel)
+    assert not losses[~keep].any()
+    assert not np.signbit(losses[~keep]).any()
+    assert not dhidden[~keep].any()
+    assert not dkernel[:, ~exists].any()
+
+
+def test_a_label_of_a_class_that_does_not_exist() -> None:
+    """Costs +inf, as one that is masked does."""
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    exists = jnp.arange(CLASSES) != labels[0]
+    log_probs = jl.linear_log_probs(hidden, kernel, labels, class_where=exists)
+    np.testing.assert_array_equal(log_probs == -jnp.inf, labels == labels[0])
+
+
+@pytest.mark.parametrize("name", HEADS[:2])
+def test_a_bad_label_that_counts_for_nothing_leaves_no_nan(name: str) -> None:
+    """The caller's own select of a padded batch: only a row with a part in a gradient spoils it."""
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    padded = labels.at[2].set(-100)
+    each = row_losses(name)
+
+    def number(hidden: Array, kernel: Array, labels: Array, weights: Array) -> Array:
+        losses = each(hidden, kernel, labels)
+        return jnp.where(weights > 0, losses, 0.0).sum()
+
+    some, everything = jnp.ones(ROWS).at[2].set(0.0), jnp.ones(ROWS)
+    gradients = jax.jit(jax.grad(number, (0, 1)))
+    got = gradients(hidden, kernel, padded, some)
+    want = gradients(hidden, kernel, labels, some)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    dhidden, dkernel = gradients(hidden, kernel, padded, everything)
+    assert jnp.isnan(dkernel).all()
+    np.testing.assert_array_equal(jnp.isnan(dhidden).all(axis=1), np.arange(ROWS) == 2)
+    pushed = jax.jit(lambda dh: jax.jvp(lambda h: each(h, kernel, padded), (hidden,), (dh,)))
+    np.testing.assert_array_equal(jnp.isnan(pushed(hidden)[1]), np.arange(ROWS) == 2)
+    assert not jnp.isnan(pushed(hidden.at[2].set(0.0))[1]).any()
+
+
+def test_weights_that_cancel_are_no_rows_left_out() -> None:
+    """A mean of them is a division by 0; 0 is for no row that counts."""
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    mean = jax.jit(lambda w: jl.linear_softmax_cross_entropy(hidden, kernel, labels, weights=w))
+    cancel = jnp.array([1.0, -1.0, 0.5, -0.5, 0.0, 0.0])
+    assert not jnp.isfinite(mean(cancel))
+    assert mean(jnp.zeros(ROWS)) == 0
+
+
 # Dtypes.
 
 
@@ -366,11 +465,13 @@ def assert_same_transforms(
         wants = [
             jax.jit(fn)(g.point) for fn in (g.value, jax.grad(g.number), jax.hessian(g.number))
         ]
-    for results, want in zip(harness, wants, strict=False):
-        got = jax.jit(lambda x, results=results: results(f._replace(point=x)))(f.point)
+    every_result = tf.of_each_order(f, *harness)
+    for results, fn in zip(every_result, (f.value, jax.grad(f.number)), strict=False):
+        results["compiled"] = jax.jit(fn)(f.point)
+    for results, want in zip(every_result, wants, strict=False):
         atol = tolerance * np.max(np.abs(want))
-        for transform, one in got.items():
-            np.testing.assert_allclose(one, want, rtol=0, atol=atol, err_msg=transform)
+        for transform, got in results.items():
+            np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=transform)
 
 
 def test_every_transform_in_every_argument() -> None:
@@ -576,11 +677,13 @@ def test_refusals() -> None:
         ValueError, match=r"^hidden must have the shape \[..., D\], got float32\[\]$"
     ):
         loss(jnp.float32(1), kernel, labels)
-    rule = "^kernel must have the features of hidden and the classes, "
-    with pytest.raises(ValueError, match=rule + r"\[4,4\], got float32\[5,4\]$"):
+    rule = r"^kernel must have the features of hidden and the classes, \[4,K\], got "
+    hint = r"float32\[5,4\]: a tied embedding is embedding.T$"
+    with pytest.raises(ValueError, match=rule + hint):
         loss(hidden, kernel.T, labels)
-    with pytest.raises(ValueError, match=rule + r"\[4,4\], got float32\[4\]$"):
-        loss(hidden, kernel[:, 0], labels)
+    for wrong in (kernel[:, 0], kernel[:3]):
+        with pytest.raises(ValueError, match=rule + r"float32\[[35,]*4?\]$"):
+            loss(hidden, wrong, labels)
     with pytest.raises(
         ValueError, match=r"^kernel must have at least one class, got float32\[4,0\]$"
     ):
@@ -609,6 +712,35 @@ def test_refusals() -> None:
         loss(hidden, kernel, labels, weights=jnp.ones(5))
 
 
+@pytest.mark.parametrize("option", ["where", "weights"])
+def test_a_mask_of_another_rank_is_refused_with_a_hint(option: str) -> None:
+    """NumPy would lay [B] along S wherever the two are equal."""
+    hidden, kernel, labels = cast(data((3, 3)), jnp.float32)
+    either = rf"write {option}\[None, :\] or {option}\[:, None\]$"
+    other = rf"write {option}\[:, None\]$"
+    for rows, hint in ((slice(None), either), (slice(2), other)):
+        args = hidden[:, rows], kernel, labels[:, rows]
+        mask = jnp.ones(3, bool if option == "where" else jnp.float32)
+        with pytest.raises(ValueError, match=rf"^{option} must have the dimensions .*" + hint):
+            jl.linear_softmax_cross_entropy(*args, **{option: mask})
+        with pytest.raises(ValueError, match=rf"^{option} must have the dimensions .*" + hint):
+            jl.linear_softmax_kl_divergence(*args[:2], *args[:2], **{option: mask})
+    with pytest.raises(ValueError, match=r"got bool\[3,3,5\]: class_where masks classes$"):
+        jl.linear_log_probs(hidden, kernel, labels, where=jnp.ones([3, 3, 5], bool))
+
+
+def test_options_stand_in_one_order() -> None:
+    rows = ["bias", "bias_p", "bias_q", "where", "weights", "class_where"]
+    logits = ["label_smoothing", "class_weights", "z_loss", "soft_cap", "temperature"]
+    how = ["reduction", "block_size", "precision", "accumulate_dtype"]
+    order = [*rows, *logits, *how, "axis_name", "row_axis_name"]
+    for name in ("softmax_cross_entropy", "log_probs", "softmax_kl_divergence"):
+        parameters = inspect.signature(getattr(jl, f"linear_{name}")).parameters.values()
+        names = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+        assert names == [x for x in order if x in names]
+        assert {"where", "class_where", "soft_cap", "temperature", "precision"} < set(names)
+
+
 def test_refusals_of_two_heads() -> None:
     hidden, kernel, _ = cast(data(), jnp.float32)
     loss = jl.linear_softmax_kl_divergence
@@ -634,5 +766,7 @@ def test_checked_reports_a_label() -> None:
     hidden, kernel, labels = cast(data(), jnp.float32)
     loss = jl.checked(jax.jit(jl.linear_softmax_cross_entropy))
     loss(hidden, kernel, labels)
-    with pytest.raises(ValueError, match=r"^labels must be in \[0, 5\), got"):
+    with pytest.raises(
+        ValueError, match=r"^linear_softmax_cross_entropy: labels must be in \[0, 5\), got 5"
+    ):
         loss(hidden, kernel, labels.at[0].set(5))

@@ -4,6 +4,7 @@ Everything runs on eight devices of the CPU's, which conftest.py sets up.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxlogits as jl
-from jaxlogits import _mesh
+from jaxlogits import _explicit, _mesh
 
 Array = jax.Array
 
@@ -284,6 +285,34 @@ def test_draws_without_replacement_and_of_the_largest() -> None:
     np.testing.assert_array_equal(largest, jnp.argmax(LOGITS, axis=-1))
 
 
+def test_draws_at_large_offsets_and_small_temperatures() -> None:
+    """Two classes of eight devices tie at the top; the next two far below."""
+    z = jnp.full([2, 8], -3e38).at[:, jnp.array([1, 6])].set(1e7)
+    z = z.at[:, jnp.array([3, 4])].set(jnp.array([-1e7, -1e7 + 1]))
+    draws = 20_000
+
+    def local(z: Array) -> tuple[Array, Array]:
+        key = jax.random.key(3)
+        options = {"temperature": jnp.array([1.0, 1e-30]), "axis_name": "model"}
+        drawn = jl.sample(key, z, shape=(draws,), **options)
+        keys = jax.random.split(key, draws)
+        several = jax.vmap(lambda k: jl.sample_without_replacement(k, z[0], 3, axis_name="model"))
+        return drawn, several(keys)
+
+    drawn, several = on_eight(local, P())(z)
+    likelier = np.e / (1 + np.e)
+    for classes, shares in (
+        (drawn[:, 0], {1: 0.5, 6: 0.5}),
+        (drawn[:, 1], {1: 0.5, 6: 0.5}),
+        (several[:, 0], {1: 0.5, 6: 0.5}),
+        (several[:, 2], {3: 1 - likelier, 4: likelier}),
+    ):
+        assert set(np.unique(classes)) == set(shares)
+        counts = [np.sum(classes == k) for k in shares]
+        expected = draws * np.array(list(shares.values()))
+        assert scipy.stats.chisquare(counts, expected).pvalue > 1e-6
+
+
 # A linear head, whose rows and classes are split.
 
 D, ROWS, CLASSES = 5, 4 * 7, 2 * 21  # odd numbers for each device, and blocks of 3 don't fit
@@ -482,6 +511,24 @@ def test_rows_over_a_mesh_take_the_collectives_of_the_plain_loss(
     assert ours == theirs == {"all-reduce": 1}
 
 
+@pytest.mark.parametrize("num_classes", [1000, 65536, 250_000])  # each way of summing a row
+def test_classes_that_the_compiler_splits_are_not_gathered(num_classes: int) -> None:
+    mesh = mesh_of(model=8)
+    types = [
+        jax.ShapeDtypeStruct(
+            (16, num_classes), jnp.float32, sharding=split_over(mesh, None, "model")
+        ),
+        jax.ShapeDtypeStruct((16,), jnp.int32, sharding=split_over(mesh, None)),
+    ]
+    loss = jl.softmax_cross_entropy_with_integer_labels
+    found = sent(jax.value_and_grad(lambda z, y: loss(z, y).mean()), *types)
+    assert set(found) == {"all-reduce"}
+
+
+def split_over(mesh: jax.sharding.Mesh, *names: str | None) -> NamedSharding:
+    return NamedSharding(mesh, P(*names))
+
+
 # Explicit meshes: the types of the arrays say how they are split.
 
 
@@ -500,8 +547,9 @@ def test_explicit_mesh() -> None:
         (jl.log_softmax, (z,), {"axis": (1, 0)}),
         (jl.logsumexp, (z,), {"axis": 0}),
         (integer, (z, labels), {"where": where, "class_weights": weights}),
+        (integer, (z, labels), {"where": place(mesh, LABELS % 3 > 0, row)}),
         (integer, (z, LABELS), {"label_smoothing": SCALAR, "where": WHERE[:, :1] | True}),
-        (jl.softmax_cross_entropy, (z, targets), {"where": WHERE[1]}),
+        (jl.softmax_cross_entropy, (z, targets), {"where": WHERE[1:2]}),
         (jl.softmax_kl_divergence, (z, other), {}),
         (jl.entmax, (z, SHARE + 1.0), {}),
         (jl.keep_top_p, (z, 0.5), {}),
@@ -541,7 +589,7 @@ def test_values_are_checked_on_every_device() -> None:
     local = functools.partial(jl.softmax_cross_entropy_with_integer_labels, axis_name="model")
     specs = (P("data", "model"), P("data"))
     loss = jax.shard_map(local, mesh=TWO.mesh, in_specs=specs, out_specs=P("data"))
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 48\), got values in"):
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 48\), got 48"):
         jl.checked(jax.jit(loss))(LOGITS, LABELS.at[3].set(K))
 
 
@@ -568,3 +616,293 @@ def test_explicit_mesh_says_what_is_wrong_of_the_whole() -> None:
         jl.softmax_cross_entropy_with_integer_labels(z, LABELS[:3])
     with pytest.raises(ValueError, match="axis must name dimensions"):
         jl.softmax(z, axis=2)
+
+
+# Every way to split the arguments.
+
+FOUR = mesh_of(AxisType.Explicit, a=2, b=2)
+
+
+def splits(rank: int) -> list[P]:
+    """Every way to give each of two mesh axes to a dimension, or to none."""
+    found = []
+    for places in itertools.product([None, *range(rank)], repeat=2):
+        held = [tuple(n for n, d in zip("ab", places, strict=True) if d == i) for i in range(rank)]
+        found.append(P(*(names or None for names in held)))
+    turned = [P(*(("b", "a") if i == d else None for i in range(rank))) for d in range(rank)]
+    return found + turned
+
+
+def names_of(spec: P) -> set[str]:
+    return {name for of_dim in spec for name in _mesh.axis_names(of_dim)}
+
+
+def test_every_split_of_a_layer_has_a_layout() -> None:
+    """Rows and classes are never over one mesh axis; each argument is split as its role says."""
+    shapes = {"hidden": (8, 4), "kernel": (4, 8), "labels": (8,), "weights": (8,), "bias": (8,)}
+    ones = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    placed = {name: [place(FOUR, x, spec) for spec in splits(x.ndim)] for name, x in ones.items()}
+    for arrays in itertools.product(placed["hidden"], placed["kernel"], placed["labels"]):
+        rest = (placed[name][len(names_of(spec_of(arrays[0])))] for name in ("weights", "bias"))
+        arguments = dict(zip(shapes, (*arrays, *rest), strict=True))
+        layout = _explicit.split_layer(arguments)
+        specs = {name: layout.spec(name, shape) for name, shape in shapes.items()}
+        rows, classes = P(*layout.rows), P(layout.classes)
+        assert not names_of(rows) & names_of(classes)
+        assert names_of(rows) == set(layout.options["row_axis_name"] or ())
+        assert specs["hidden"] == P(*rows, None)
+        assert specs["kernel"] == P(None, *classes)
+        assert specs["labels"] == specs["weights"] == rows
+        assert specs["bias"] == classes
+        # What the caller split by rows alone stays where it is.
+        if spec_of(arrays[0])[0] is not None:
+            assert rows[0] == spec_of(arrays[0])[0]
+
+
+def spec_of(array: Array) -> P:
+    return jax.typeof(array).sharding.spec
+
+
+SHARED_AXES = {
+    "FSDP": (P("a"), P(None, "a"), P("a")),
+    "FSDP over two axes": (P(("a", "b")), P(None, ("b", "a")), P(("a", "b"))),
+    "features and classes": (P("a", "b"), P(None, "b"), P("a")),
+    "features alone": (P(None, "a"), P("a", "b"), P()),
+    "features of the kernel": (P("b"), P("b", "a"), P("b")),
+    "labels otherwise": (P("a"), P(None, "b"), P(("b", "a"))),
+    "labels alone": (P(), P(), P("a")),
+    "nothing": (P(), P(), P()),
+}
+
+
+def test_layers_split_in_any_way() -> None:
+    """Values, and gradients that are split as their arguments are."""
+    hidden, kernel = random(8, 4, scale=1.0), random(4, 8, scale=1.0)
+    args = (hidden, kernel, jnp.arange(8, dtype=jnp.int32), jnp.linspace(0.5, 2.0, 8))
+
+    def step(reduction: str, *args: Array) -> Any:
+        def number(hidden: Array, kernel: Array, weights: Array) -> tuple[Array, Array]:
+            options: Any = {"weights": weights, "reduction": reduction}
+            if reduction == "sum":  # of a teacher's head, tied
+                head = (hidden, kernel, 0.5 * hidden, kernel.T.T)
+                loss = jl.linear_softmax_kl_divergence(*head, **options)
+            else:
+                loss = jl.linear_softmax_cross_entropy(hidden, kernel, args[2], **options)
+            return jnp.sum(jnp.sin(loss)), loss
+
+        return jax.value_and_grad(number, (0, 1, 2), has_aux=True)(*args[:2], args[3])
+
+    reductions = [r for r, _ in zip(itertools.cycle(["mean", "none", "sum"]), SHARED_AXES)]
+    cases = [
+        [place(FOUR, x, spec) for x, spec in zip(args, (*specs, specs[2]), strict=True)]
+        for specs in SHARED_AXES.values()
+    ]
+
+    def all_of(cases: Any) -> list[Any]:
+        return [step(r, *case) for r, case in zip(reductions, cases, strict=True)]
+
+    want = {r: jax.jit(functools.partial(step, r))(*args) for r in set(reductions)}
+    for name, case, reduction, got in zip(
+        SHARED_AXES, cases, reductions, jax.jit(all_of)(cases), strict=True
+    ):
+        assert_close(got, want[reduction], factor=2.0)
+        assert [spec_of(g) for g in got[1]] == [spec_of(case[i]) for i in (0, 1, 3)], name
+
+
+def test_a_kernel_split_over_the_axis_of_the_rows_is_gathered_once() -> None:
+    """In the forward pass, and its gradient is summed once, however many blocks there are."""
+    mesh = mesh_of(AxisType.Explicit, data=8)
+    layer = (jnp.ones([32, 4]), jnp.ones([4, 16]), jnp.zeros(32, jnp.int32))
+    specs = (P("data"), P(None, "data"), P("data"))
+    args = [place(mesh, x, spec) for x, spec in zip(layer, specs, strict=True)]
+    for block_size in (1, 4):
+        found = sent(jax.value_and_grad(training_step(block_size), argnums=(0, 1)), *args)
+        assert found["all-gather"] == 1
+        assert found["all-reduce"] + found.get("reduce-scatter", 0) <= 2
+
+
+# By hand: what the types can tell is refused, in one sentence.
+
+
+def by_hand(fn: Callable[..., Any], in_specs: Any, *args: Array, **options: Any) -> Any:
+    return jax.shard_map(fn, mesh=TWO.mesh, in_specs=in_specs, out_specs=P(), **options)(*args)
+
+
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "log_probs"])
+def test_one_mesh_axis_for_rows_and_classes_is_refused(name: str) -> None:
+    def local(*args: Array) -> Array:
+        head = getattr(jl, f"linear_{name}")
+        return head(*args, axis_name="model", row_axis_name=("data", "model"))
+
+    specs = (P(("data", "model")), P(None, "model"), P(("data", "model")))
+    with pytest.raises(ValueError, match=r"(?m)^row_axis_name must name other .* got 'model'$"):
+        by_hand(local, specs, jnp.ones([8, 4]), jnp.ones([4, 8]), jnp.zeros(8, jnp.int32))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_axis_along_which_nothing_varies_is_refused(case: Case) -> None:
+    """The loss would be log(devices) too large."""
+
+    def local(*args: Array) -> Array:
+        return case.fn(*args, axis_name="model")
+
+    with pytest.raises(ValueError, match=r"(?m)^logits must vary over .* the same along 'model'$"):
+        by_hand(local, P(), *case.args)
+    with pytest.raises(ValueError, match=r"(?m)^axis_name must name mesh axes of .*, got 'nope'$"):
+        case.fn(*case.args, axis_name="nope")
+
+
+@pytest.mark.parametrize("sampler", ["sample", "gumbel_softmax", "sample_without_replacement"])
+def test_draws_along_which_nothing_varies_are_refused(sampler: str) -> None:
+    def local(z: Array) -> Array:
+        more = (3,) if sampler.endswith("replacement") else ()
+        return getattr(jl, sampler)(jax.random.key(0), z, *more, axis_name="model")
+
+    with pytest.raises(ValueError, match=r"(?m)^logits must vary over"):
+        by_hand(local, P("data"), LOGITS)
+
+
+def test_heads_refuse_axes_along_which_nothing_varies() -> None:
+    whole, split = (P(), P(), P()), (P("data"), P(), P("data"))
+    for name in ("softmax_cross_entropy", "log_probs"):
+        head = getattr(jl, f"linear_{name}")
+        with pytest.raises(ValueError, match=r"(?m)^kernel must vary over .*'model'$"):
+            by_hand(functools.partial(head, axis_name="model"), split, *LAYER)
+        with pytest.raises(ValueError, match=r"(?m)^hidden must vary over .*'data'$"):
+            by_hand(functools.partial(head, row_axis_name="data"), whole, *LAYER)
+        for option in ("axis_name", "row_axis_name"):
+            with pytest.raises(
+                ValueError, match=rf"(?m)^{option} must name mesh axes .*, got 'nope'$"
+            ):
+                head(*LAYER, **{option: "nope"})
+
+    def total(kernel: Array, hidden: Array) -> Array:
+        fn = jl.blockwise_sum(lambda k, h: jl.logsumexp(h @ k), row_axis_name="data")
+        return fn(kernel, hidden)
+
+    with pytest.raises(
+        ValueError, match=r"(?m)^rows must vary over .*row_axis_name, got float32\[28,5"
+    ):
+        by_hand(total, P(), KERNEL, HIDDEN)
+
+
+def test_rows_that_differ_along_the_split_classes_are_nan() -> None:
+    """Gathered rows vary by their type and are the same; rows of each device's own aren't."""
+
+    def local(hidden: Array, kernel: Array, labels: Array) -> Array:
+        gathered = jax.lax.all_gather(hidden, "model", tiled=True)
+        right = jl.linear_log_probs(gathered, kernel, labels, axis_name="model")
+        own = jl.linear_log_probs(hidden, kernel, labels[:14], axis_name="model")
+        return right, own
+
+    specs = (P("model"), P(None, "model"), P())
+    right, own = by_hand(local, specs, *LAYER)
+    assert_close(right, jl.linear_log_probs(*LAYER))
+    assert jnp.isnan(own).all()
+
+
+def test_a_uniform_teacher_needs_no_split() -> None:
+    def local(z: Array) -> Array:
+        uniform = jnp.zeros([N, K // 2])
+        return jl.softmax_kl_divergence(z, uniform, axis_name="model")
+
+    got = by_hand(local, P(None, "model"), LOGITS)
+    assert_close(got, jl.softmax_kl_divergence(LOGITS, jnp.zeros_like(LOGITS)))
+
+
+# Explicit meshes, further.
+
+
+def test_draws_on_an_explicit_mesh_are_those_of_one_device() -> None:
+    mesh, key = mesh_of(AxisType.Explicit, data=4, model=2), jax.random.key(3)
+
+    def all_draws(z: Array, where: Array) -> Any:
+        drawn = jl.sample_with_log_prob(key, z, where=where, shape=(2,))
+        some = jl.sample_without_replacement(key, z, 5, where=where)
+        hot = [jl.gumbel_softmax(key, z, where=where, hard=hard) for hard in (True, False)]
+        return [jl.sample(key, z, where=where), *drawn, some, *hot]
+
+    def both(z: Array, where: Array) -> Any:
+        def number(z: Array) -> Array:
+            return jnp.sum(jnp.stack(all_draws(z, where)[4:]) * jnp.stack([z, jnp.cos(z)]))
+
+        return all_draws(z, where), jax.grad(number)(z)
+
+    where = WHERE.at[0].set(True)
+    want = jax.jit(both)(LOGITS, where)
+    split = P("data", "model")
+    got = jax.jit(both)(place(mesh, LOGITS, split), place(mesh, where, split))
+    assert_close(got, want)
+    specs = [P("data"), P(None, "data"), P(None, "data"), P("data", None), split, split]
+    assert [spec_of(x) for x in got[0]] == specs
+    assert spec_of(got[1]) == split
+
+
+def test_row_functions_split_in_any_way() -> None:
+    """Logits, labels and a mask of different splits, or some whole: losses and softmax."""
+    z, labels, where = random(8, 8), jnp.arange(8, dtype=jnp.int32), jnp.ones([8, 8], bool)
+
+    def both(z: Array, labels: Array, where: Array) -> Any:
+        def loss(z: Array) -> Array:
+            fn = jl.softmax_cross_entropy_with_integer_labels
+            return jnp.sum(jnp.sin(fn(z, labels, where=where)) * jl.logsumexp(z, axis=(1, 0)))
+
+        return jax.value_and_grad(loss)(z)
+
+    want = both(z, labels, where)
+    cases = [
+        [place(FOUR, z, of_z), place(FOUR, labels, of_labels), place(FOUR, where, of_where)]
+        for of_z, of_labels, of_where in zip(
+            splits(2), itertools.cycle(splits(1)), splits(2)[::-1], strict=False
+        )
+    ]
+    for case, got in zip(
+        cases, jax.jit(lambda cases: [both(*c) for c in cases])(cases), strict=True
+    ):
+        assert_close(got, want)
+        assert spec_of(got[1]) == spec_of(case[0])
+
+
+def test_named_axes_of_a_surrounding_shard_map_are_kept() -> None:
+    """The rows are split by hand, the classes by their types."""
+    mesh = mesh_of(AxisType.Explicit, data=4, model=2)
+    specs = (P("data"), P(), P("data"))
+    local = functools.partial(jl.linear_softmax_cross_entropy, row_axis_name="data")
+    with jax.set_mesh(mesh):
+        mean = jax.shard_map(local, in_specs=specs, out_specs=P(), axis_names={"data"})
+        got = jax.jit(mean)(*placed(mesh))
+    assert_close(got, jl.linear_softmax_cross_entropy(*LAYER))
+
+
+def test_eager_calls_on_an_explicit_mesh_compile_once() -> None:
+    mesh, count = mesh_of(AxisType.Explicit, data=4, model=2), 0
+
+    def listen(event: str, _: float, **__: Any) -> None:
+        nonlocal count
+        count += event == "/jax/core/compile/backend_compile_duration"
+
+    z, labels = place(mesh, LOGITS, P("data", "model")), place(mesh, LABELS, P("data"))
+    layer, key = placed(mesh), jax.random.key(0)
+    head = (*layer[:2], *layer[:2])
+    calls: list[Callable[[], Any]] = [
+        lambda: jl.softmax(z),
+        lambda: jl.softmax_cross_entropy_with_integer_labels(z, labels),
+        lambda: jl.softmax_kl_divergence(z, z),
+        lambda: jl.keep_top_p(z, 0.5),
+        lambda: jl.sparsemax(z),
+        lambda: jl.sample_with_log_prob(key, z),
+        lambda: jl.linear_softmax_cross_entropy(*layer),
+        lambda: jl.linear_log_probs(*layer),
+        lambda: jl.linear_softmax_kl_divergence(*head),
+    ]
+    for call in calls:
+        call()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for call in calls * 4:
+            call()
+        assert count == 0
+        jax.jit(lambda x: x + 1)(1.0)
+        assert count == 1  # it listens
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
