@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxlogits._blocks import Block, Leaves, Operands, Plan, scan_blocks
+from jaxlogits._block_trace import Block
+from jaxlogits._blocks import Leaves, Operands, Plan, scan_blocks
+from jaxlogits._kept import kept
 from jaxlogits._mesh import varying_axes, zeros
 from jaxlogits._precision import wide_dtype
 from jaxlogits._typing import Array
@@ -26,7 +28,8 @@ def sum_blocks(block: Block, plan: Plan, accumulate_dtype: Any) -> Callable[...,
 
     @jax.custom_jvp
     def run(*args: Any) -> Leaves:
-        return _sums(block, plan, True, None, *args)
+        sums: Leaves = _here(block, functools.partial(_sums, block, plan, True, None))(*args)
+        return sums
 
     @functools.partial(run.defjvp, symbolic_zeros=True)
     def run_jvp(primals: Any, tangents: Any) -> tuple[Leaves, Leaves]:
@@ -34,7 +37,7 @@ def sum_blocks(block: Block, plan: Plan, accumulate_dtype: Any) -> Callable[...,
         operands = Operands(*primals)
         early, late = _by_time(block, operands, active)
         gradients = functools.partial(_gradients, block, plan, dtypes, early)
-        sums, grads = differentiable(gradients, dtypes)(*primals)
+        sums, grads = differentiable(block, gradients, dtypes)(*primals)
         tangent = jnp.zeros_like(sums[0])
         for g, t in zip(grads, _take(tangents, early), strict=True):
             tangent = tangent + _inner(g, t, like=tangent)
@@ -126,27 +129,34 @@ def _block_sums(block: Block, now: Operands, zero_is_masked: bool) -> Leaves:
     """The weighted sums over one block's rows of the loss, then of the auxiliary values."""
     keep, rows, weights = counting(now, zero_is_masked), now.rows, now.weights
     if keep is not None and now.fill:
-        rows = [_select(keep, row, fill) for row, fill in zip(rows, now.fill, strict=True)]
+        rows = [select_rows(keep, row, fill) for row, fill in zip(rows, now.fill, strict=True)]
     if keep is not None and weights is not None:
-        weights = _select(keep, weights, jnp.zeros_like(weights))
+        weights = select_rows(keep, weights, jnp.zeros_like(weights))
     losses, *aux = block.call(now.shared, rows)
     sums = []
     for values in [losses, *map(lax.stop_gradient, aux)]:
         wide = values.astype(_sum_dtype(values, weights))
         weighted = wide if weights is None else wide * _like_rows(weights, wide).astype(wide.dtype)
-        counted = weighted if keep is None else _select(keep, weighted, jnp.zeros_like(weighted))
+        counted = (
+            weighted if keep is None else select_rows(keep, weighted, jnp.zeros_like(weighted))
+        )
         sums.append(counted.sum(axis=0))
     return sums
 
 
-def differentiable(fn: Callable[..., Any], dtypes: list[Any]) -> Callable[..., Any]:
+def _here(block: Block, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn`` as a kept program, where the block's own rules keep it from being part of one."""
+    return kept(fn) if block.trace.has_rules else fn
+
+
+def differentiable(block: Block, fn: Callable[..., Any], dtypes: list[Any]) -> Callable[..., Any]:
     """A scan ``fn(streamed, *operands)`` behind a rule that differentiates it as a whole.
 
     Inlined into another rule, a checkpointed scan would be taken apart and every block kept. The
     shared arrays are widened to ``dtypes`` outside the scan, because reverse mode sums their
     gradients in the dtype that they have there.
     """
-    held = jax.custom_jvp(functools.partial(fn, None))
+    held = jax.custom_jvp(_here(block, functools.partial(fn, None)))
 
     @functools.partial(held.defjvp, symbolic_zeros=True)
     def held_jvp(primals: Any, tangents: Any) -> Any:
@@ -170,15 +180,17 @@ def differentiable(fn: Callable[..., Any], dtypes: list[Any]) -> Callable[..., A
 def accumulators(block: Block, dtype: Any) -> list[Any]:
     """The dtypes that the gradients of the shared arrays are summed in."""
     least = jnp.dtype(jnp.float32 if dtype is None else dtype)
-    floats = [jnp.issubdtype(x.dtype, jnp.inexact) for x in block.shared]
-    pairs = zip(block.shared, floats, strict=True)
-    return [_wider(x.dtype, least) if is_float else None for x, is_float in pairs]
+    return [_wider(x, least) if jnp.issubdtype(x, jnp.inexact) else None for x in block.dtypes]
 
 
 def _wider(*dtypes: Any) -> Any:
     """The dtype that holds them all, also where the caller has made promotion strict."""
+    if len(set(dtypes)) == 1:
+        return dtypes[0]
+    # The floats of one byte or less don't promote, but float32 and all others of two hold them.
+    wide = [x for x in dtypes if x.itemsize > 1] or [jnp.dtype(jnp.float32)]
     with jax.numpy_dtype_promotion("standard"):
-        return functools.reduce(jnp.promote_types, dtypes)
+        return functools.reduce(jnp.promote_types, wide)
 
 
 def counting(operands: Operands, zero_is_masked: bool) -> Array | None:
@@ -207,9 +219,22 @@ def _sum_dtype(array: Any, weights: Array | None) -> Any:
     return wide_dtype(array) if weights is None else wide_dtype(array, weights)
 
 
-def _select(keep: Array, rows: Array, other: Array) -> Array:
+def select_rows(keep: Array, rows: Array, other: Array) -> Array:
     """``rows`` where ``keep``, else ``other``; a select lets no NaN through, nor its gradient."""
     return jnp.where(_like_rows(keep, rows), rows, jnp.broadcast_to(other, rows.shape))
+
+
+@jax.custom_jvp
+def where_any(some: Array, x: Array) -> Array:
+    """``x``, whose derivative counts only where ``some`` row does: else fn is singular there."""
+    del some
+    return x
+
+
+@where_any.defjvp
+def _where_any_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (some, x), (_, dx) = primals, tangents
+    return where_any(some, x), jnp.where(some, dx, jnp.zeros_like(dx))
 
 
 def _like_rows(array: Array, rows: Array) -> Array:

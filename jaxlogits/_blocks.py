@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import jaxpr_as_fun
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlogits._mesh import vary, varying_axes
 from jaxlogits._typing import Array
 
 Leaves = list[Array]
-Types = list[Any]
 
 
 class Operands(NamedTuple):
@@ -64,23 +62,26 @@ class Plan(NamedTuple):
         return blocks.reshape((self.block_size * self.num_blocks, *blocks.shape[2:]))
 
 
-def flatten_rows(rows: Any, row_ndim: int) -> tuple[Any, tuple[int, ...]]:
-    """The rows with one leading dimension, and the dimensions that it stands for."""
-    lead = leading_shape(rows, row_ndim)
+def flatten_rows(rows: Any, row_ndim: int) -> Any:
+    """The rows with one leading dimension."""
     if row_ndim == 1:
-        return jax.tree.map(jnp.asarray, rows), lead
-    num_rows = math.prod(lead)
-    return jax.tree.map(lambda x: jnp.reshape(x, (num_rows, *x.shape[row_ndim:])), rows), lead
+        return rows
+
+    def flat(x: Array) -> Array:
+        return jnp.reshape(x, (math.prod(x.shape[:row_ndim]), *x.shape[row_ndim:]))
+
+    return jax.tree.map(flat, rows)
 
 
 def leading_shape(rows: Any, row_ndim: int) -> tuple[int, ...]:
     """The leading dimensions that all rows share."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(rows)]
+    leaves = jax.tree.leaves(rows)
     leads = {leaf.shape[:row_ndim] for leaf in leaves}
     if len(leads) != 1 or any(leaf.ndim < row_ndim for leaf in leaves):
         got = ", ".join(map(describe, leaves)) or "no array"
         raise ValueError(f"rows must share their first {row_ndim} dimensions, got {got}")
-    return leads.pop()
+    lead: tuple[int, ...] = leads.pop()
+    return lead
 
 
 def describe(array: Any) -> str:
@@ -99,13 +100,21 @@ _MOST_ROWS = 2048
 _PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
 
 
-def make_plan(fn: Callable[..., Any], params: Any, rows: Any, block_size: int | None) -> Plan:
+def make_plan(
+    fn: Callable[..., Any], params: Any, rows: Any, block_size: int | None, row_ndim: int = 1
+) -> Plan:
     """At most ``block_size`` rows in a block, evened out so that there is little padding."""
-    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    num_rows = math.prod(leading_shape(rows, row_ndim))
     mesh = jax.sharding.get_abstract_mesh()
     axis = 0 if mesh.manual_axes and not mesh.auto_axes else 1
-    size = _default_block_size(fn, params, rows) if block_size is None else block_size
-    if not isinstance(num_rows, int):  # symbolic: nothing to even out
+    is_known = isinstance(num_rows, int)
+    if block_size is None and is_known and num_rows <= _FEWEST_ROWS:
+        size = _FEWEST_ROWS  # never fewer, whatever they hold
+    elif block_size is None:
+        size = _default_block_size(fn, params, rows, row_ndim)
+    else:
+        size = block_size
+    if not is_known:  # symbolic: nothing to even out
         size = min(size, _MOST_ROWS) if block_size is None else size
         return Plan(num_rows, size, (num_rows + size - 1) // size, axis)
     if num_rows == 0:
@@ -114,19 +123,22 @@ def make_plan(fn: Callable[..., Any], params: Any, rows: Any, block_size: int | 
     return Plan(num_rows, -(-num_rows // num_blocks), num_blocks, axis)
 
 
-def _default_block_size(fn: Callable[..., Any], params: Any, rows: Any) -> int:
+def _default_block_size(fn: Callable[..., Any], params: Any, rows: Any, row_ndim: int) -> int:
     """Rows in a block, from the bytes of the params and of the largest array per row in ``fn``."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    dims = {d for array in [*leaves, *jax.tree.leaves(rows)] for d in array.shape}
-    # A number of rows that divides no other dimension tells which arrays grow with the rows.
-    known = [d for d in dims if isinstance(d, int)]
-    probe = next((p for p in _PROBES if all(d % p for d in known)), 1)
-    closed = jax.make_jaxpr(fn)(params, *block_types(rows, probe))
+    leaves = jax.tree.leaves(params)
+    probe = probe_rows([*leaves, *jax.tree.leaves(rows)])
+    closed = jax.make_jaxpr(fn)(params, *block_types(rows, probe, row_ndim))
     per_row = [_bytes(t) / probe for t in _result_types(closed) if _grows(t, probe)]
     row_bytes = max([1, *per_row])
     balanced = sum(map(_bytes, [*leaves, *closed.consts])) / (2 * row_bytes)
     balanced = min(max(balanced, _FEWEST_ROWS), _MOST_ROWS)
     return int(max(balanced, _SMALL_BLOCK_BYTES / row_bytes))
+
+
+def probe_rows(arrays: list[Any]) -> int:
+    """A number of rows that divides no dimension, so that it tells which arrays grow with them."""
+    known = {d for array in arrays for d in array.shape if isinstance(d, int)}
+    return next((p for p in _PROBES if all(d % p for d in known)), 1)
 
 
 def _result_types(jaxpr: Any) -> Iterator[Any]:
@@ -148,52 +160,26 @@ def _bytes(array: Any) -> int:
     return math.prod(known) * int(array.dtype.itemsize)
 
 
-def block_types(rows: Any, block_size: int) -> Any:
+def block_types(rows: Any, block_size: int, row_ndim: int = 1) -> Any:
     """The types of one block of ``rows``, with the mesh axes that the rows vary over."""
+    mesh = jax.sharding.get_abstract_mesh()
 
     def block_of(rows: Array) -> Array:
-        block = lax.full_like(rows, 0, shape=(block_size, *rows.shape[1:]))
+        block = lax.full_like(rows, 0, shape=(block_size, *rows.shape[row_ndim:]))
         varied: Array = vary(block, varying_axes(rows))
         return varied
 
     def type_of(rows: Array) -> Any:
-        block, mesh = jax.eval_shape(block_of, rows), jax.sharding.get_abstract_mesh()
+        given = jax.typeof(rows)
+        if mesh.empty and given.sharding.mesh.empty:
+            shape = (block_size, *given.shape[row_ndim:])
+            return jax.ShapeDtypeStruct(shape, given.dtype, weak_type=given.weak_type)
+        block = jax.eval_shape(block_of, rows)
         if block.sharding is None and mesh.manual_axes:  # left out if other axes are automatic
             return block.update(sharding=NamedSharding(mesh, PartitionSpec()))
         return block
 
     return jax.tree.map(type_of, rows)
-
-
-class Block(NamedTuple):
-    """The caller's function of one block, without closures: all that it reads is an argument."""
-
-    call: Callable[[Leaves, Leaves], Leaves]
-    shared: Leaves  # the leaves of params, then what the function closes over
-    types: Types  # of the results
-    tree: Any  # of the results
-
-
-def trace_block(fn: Callable[..., Any], params: Any, rows: Any, plan: Plan) -> Block:
-    """Trace ``fn`` once, so that values it closes over are differentiated and batched too."""
-    make: Any = jax.make_jaxpr(fn, return_shape=True)
-    closed, shapes = make(params, *block_types(rows, plan.block_size))
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    shared = leaves + [jnp.asarray(const) for const in closed.consts]
-    dtypes = [x.dtype for x in shared]
-
-    def call(shared: Leaves, rows: Leaves) -> Leaves:
-        pairs = zip(shared, dtypes, strict=True)  # the scan may have widened them
-        exact = [x if x.dtype == dtype else x.astype(dtype) for x, dtype in pairs]
-        run = jaxpr_as_fun(closed.replace(consts=exact[len(leaves) :]))
-        return list(run(*exact[: len(leaves)], *rows))
-
-    types = list(closed.out_avals)
-    for t in types:
-        if t.ndim == 0 or t.shape[0] != plan.block_size:
-            rule = f"an entry for each of the {plan.block_size} rows in the block"
-            raise ValueError(f"fn must return {rule}, got {describe(t)}")
-    return Block(call, shared, types, jax.tree.structure(shapes))
 
 
 def pad(plan: Plan, operands: Operands, counting: Array | None) -> Operands:

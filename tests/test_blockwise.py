@@ -102,33 +102,15 @@ KINDS = pytest.mark.parametrize("kind", ["map", "sum", "mean"])
 # Every transform.
 
 
-def all_jitted(results: Callable[[tf.Joined], tf.Results], f: tf.Joined) -> tf.Results:
-    """The results of every transform from one program, which compiles faster than many."""
-    return jax.jit(lambda point: results(f._replace(point=point)))(f.point)
-
-
 @KINDS
-def test_values(kind: str) -> None:
-    want = jax.jit(plain, static_argnames="kind")(*FLOATS, kind=kind)
-    for result in all_jitted(tf.values, joined(blockwise, kind)).values():
-        assert_close(result, want)
-
-
-# A mean is a sum divided by a number: the transforms below that take long are tried on the sum.
-@pytest.mark.parametrize("kind", ["map", "sum"])
-def test_gradients(kind: str) -> None:
-    reference = joined(plain, kind)
-    want = jax.jit(jax.grad(reference.number))(reference.point)
-    for result in all_jitted(tf.gradients, joined(blockwise, kind)).values():
-        assert_close(result, want)
-
-
-@pytest.mark.parametrize("kind", ["map", "sum"])
-def test_hessians(kind: str) -> None:
-    reference = joined(plain, kind)
-    want = jax.jit(jax.hessian(reference.number))(reference.point)
-    for result in all_jitted(tf.hessians, joined(blockwise, kind)).values():
-        assert_close(result, want)
+def test_transforms(kind: str) -> None:
+    f = joined(plain, kind)
+    wants = jax.jit(lambda x: (f.value(x), jax.grad(f.number)(x), jax.hessian(f.number)(x)))
+    for results, want in zip(
+        tf.of_each_order(joined(blockwise, kind)), wants(f.point), strict=True
+    ):
+        for result in results.values():
+            assert_close(result, want)
 
 
 def test_without_jit() -> None:
