@@ -11,8 +11,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from jaxlogits import _checks
 from jaxlogits._labelled import labelled_rows
 from jaxlogits._nll import nll
+from jaxlogits._program import program
 from jaxlogits._rows import first_max, label_mask, softmax_complement_rows, softmax_rows
 from jaxlogits._typing import Array, ArrayLike, Axis
 
@@ -31,11 +33,13 @@ class ReliabilityCurve(NamedTuple):
     weight: Array
 
 
+@_checks.whole("num_bins")
+@program("axis", "num_bins")
 def reliability_curve(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     num_bins: int = 15,
@@ -77,11 +81,13 @@ def reliability_curve(
     return ReliabilityCurve(confidence / weight, right / weight, weight)
 
 
+@_checks.whole("num_bins")
+@program("axis", "num_bins")
 def expected_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     num_bins: int = 15,
@@ -119,11 +125,13 @@ def expected_calibration_error(
     return jnp.sum(jnp.abs(gaps)) / jnp.sum(graded.weights)
 
 
+@_checks.whole("num_bins")
+@program("axis", "num_bins")
 def adaptive_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     num_bins: int = 15,
@@ -165,11 +173,13 @@ def adaptive_calibration_error(
     return jnp.sum(jnp.abs(gaps)) / jnp.sum(graded.weights)
 
 
+@_checks.whole("num_bins")
+@program("axis", "num_bins")
 def maximum_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     num_bins: int = 15,
@@ -211,11 +221,12 @@ def maximum_calibration_error(
     return jnp.where(jnp.all(empty), jnp.nan, jnp.max(errors))
 
 
+@program("axis")
 def brier_score(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> Array:
@@ -253,11 +264,12 @@ def brier_score(
     return _mean(jnp.sum(jnp.square(distance), axis=-1), weight)
 
 
+@program("axis")
 def negative_log_likelihood(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> Array:
@@ -344,8 +356,6 @@ def _equal_weight(graded: _Graded, num_bins: int) -> tuple[_Graded, Array]:
 
 def _bin_sums(graded: _Graded, values: Array, bins: Array, num_bins: int) -> Array:
     """[num_bins] weighted sums of the rows' values; NaN in all if a row is bad."""
-    if not isinstance(num_bins, int) or num_bins < 1:
-        raise ValueError(f"num_bins must be a positive int, got {num_bins!r}")
     inside = bins[:, None] == jnp.arange(num_bins, dtype=bins.dtype)[None, :]
     inside |= jnp.isnan(graded.weights)[:, None]
     # A sum over rows is a tree of sums, which scatter's is not: a float32 count would stop growing.

@@ -4,20 +4,29 @@ Split conformal prediction: score how strange each class is for a row, take from
 labels the threshold that the scores of the truth rarely exceed, and keep what doesn't exceed it.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxlogits import _checks
-from jaxlogits._precision import widen
+from jaxlogits._checked import calling
+from jaxlogits._checks import Range
+from jaxlogits._precision import wide_dtype, widen
+from jaxlogits._program import program
 from jaxlogits._rows import from_rows, log_softmax_rows, rows_of, to_rows
 from jaxlogits._typing import Array, ArrayLike, Axis
 
 
+@program("axis")
 def aps_scores(
     logits: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     key: ArrayLike | None = None,
 ) -> Array:
@@ -55,15 +64,24 @@ def aps_scores(
     """
     rows = rows_of(logits, axis, where, None)
     log_probs = log_softmax_rows(rows.z, rows.blank, None)
-    order = jnp.argsort(-log_probs, axis=-1)
+    order = jnp.argsort(-rows.z, axis=-1)  # whose differences log_probs may have rounded away
     ranked = jnp.take_along_axis(log_probs, order, axis=-1)
+    # Sums of classes of which none is possible are written last, so that no slope sees them.
+    possible = ranked > -jnp.inf
+    lowest = float(jnp.finfo(ranked.dtype).min) / 4
+    ranked = jnp.where(possible, ranked, lowest)
     left = lax.cumlogsumexp(ranked, axis=ranked.ndim - 1, reverse=True)
-    after = jnp.concatenate([left[..., 1:], jnp.full_like(left[..., :1], -jnp.inf)], axis=-1)
+    after = jnp.concatenate([left[..., 1:], jnp.full_like(left[..., :1], lowest)], axis=-1)
+    some = jnp.concatenate([possible[..., 1:], jnp.zeros_like(possible[..., :1])], axis=-1)
     if key is not None:
         u = jax.random.uniform(key, (*ranked.shape[:-1], 1), ranked.dtype)
         after = jnp.logaddexp(after, jnp.log(u) + ranked)
-    scores = -jnp.take_along_axis(after, jnp.argsort(order, axis=-1), axis=-1)
+        some = possible
+    scores = -jnp.where(some, after, -jnp.inf)
+    scores = jnp.take_along_axis(scores, jnp.argsort(order, axis=-1), axis=-1)
     scores = jnp.where(jnp.isnan(log_probs), jnp.nan, scores)
+    if rows.mask is not None:
+        scores = jnp.where(rows.mask, scores, jnp.inf)
     return from_rows(scores, rows.axes, rows.like.shape)
 
 
@@ -71,8 +89,8 @@ def conformal_threshold(
     scores: ArrayLike,
     labels: ArrayLike,
     coverage: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
 ) -> Array:
     """The threshold that a new row's true class exceeds with a chance of at most 1 - coverage.
@@ -86,7 +104,8 @@ def conformal_threshold(
             ``aps_scores``, or ``-jl.log_softmax(logits)`` for the smallest sets on average.
         labels: integers in [0, K), in the shape of ``scores`` without ``axis``. One outside makes
             the threshold NaN.
-        coverage: of the sets, in [0, 1].
+        coverage: of the sets, in [0, 1]. A number that is known at the call is exact; of one that
+            is traced, float32's rounding may move the rank from a million rows on.
         axis: dimension that holds the classes.
         where: boolean mask that broadcasts to ``labels``, True for the rows that count.
 
@@ -97,7 +116,7 @@ def conformal_threshold(
 
     Raises:
         TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range or a coverage outside [0, 1].
+        ValueError: for a wrong shape, an axis out of range or a known coverage outside [0, 1].
 
     Accuracy: that of the scores, of which it is one.
     Transforms: all, to any order, in scores.
@@ -108,6 +127,14 @@ def conformal_threshold(
         >>> jl.conformal_threshold(scores, jnp.array([0, 0, 1]), 0.5)
         Array(0.3, dtype=float32)
     """
+    with calling("conformal_threshold"):
+        return _threshold(scores, labels, _digits(coverage), axis, where=where)
+
+
+@program("axis")
+def _threshold(
+    scores: ArrayLike, labels: ArrayLike, share: Array, axis: Axis, *, where: ArrayLike | None
+) -> Array:
     array = _checks.as_floating("scores", scores)
     rows = widen(to_rows(array, _checks.normalize_axes(array, axis, "scores")))
     indices, last = _checks.as_integer("labels", labels), rows.shape[-1] - 1
@@ -116,16 +143,64 @@ def conformal_threshold(
     keep = _checks.as_mask("where", True if where is None else where, indices.shape)
     is_class = (indices >= 0) & (indices <= last)
     _checks.check_values(f"labels must be in [0, {last + 1})", indices, is_class | ~keep)
-    level = _checks.as_option("coverage", coverage, rows.dtype, high=1.0)
     of_label = jnp.take_along_axis(rows, indices[..., None], axis=-1, mode="clip")[..., 0]
+    is_known = ~jnp.isnan(of_label) | ~is_class | ~keep
+    _checks.check_values("scores must not be NaN for a label", of_label, is_known)
     known = jnp.where(keep, jnp.where(is_class, of_label, jnp.nan), jnp.inf)
-    rank = (jnp.sum(keep, dtype=rows.dtype) + 1) * level
-    # 0.9 * 10 may come out above 9, which isn't meant.
-    rank = jnp.ceil(rank * (1 - 2 * jnp.finfo(rows.dtype).eps)).astype(jnp.int32)
+    rank = _ceil_of_share(jnp.sum(keep, dtype=jnp.uint32) + 1, share)
     ranked = jnp.pad(jnp.sort(known.reshape(-1)), 1, constant_values=(-jnp.inf, jnp.inf))
-    return jnp.where(jnp.any(jnp.isnan(known)), jnp.nan, ranked[rank])
+    bad = jnp.any(jnp.isnan(known)) | jnp.isnan(share[0])
+    return jnp.where(bad, jnp.nan, ranked[rank])
 
 
+# A share of n, rounded up, for n that float32 doesn't hold.
+
+_COVERAGE = Range(0, 1)
+
+
+def _digits(coverage: ArrayLike) -> Any:
+    """Four digits [4] to the base 2**16, of the number below the one given, or NaN.
+
+    The nearest number to 0.9 may be above it, and ten times that isn't meant to be more than 9.
+    """
+    known = _checks.known_number(coverage)
+    if known is None:
+        array = _checks.as_real("coverage", coverage)
+        number = _checks.as_option("coverage", array, wide_dtype(array))
+        number = lax.stop_gradient(_checks.in_range("coverage", number, _COVERAGE))
+        inside = (number > 0) & (number < 1)
+        rest = jnp.where(inside, jnp.nextafter(number, jnp.zeros_like(number)), number)
+        return jnp.stack(_split(rest, jnp.floor))
+    _COVERAGE.require("coverage", known)
+    # float32's nearest number to 0.9 is written so, too.
+    written = float(str(np.asarray(coverage)[()]))
+    below = math.nextafter(written, 0) if 0 < written < 1 else written
+    return np.asarray(_split(below, math.floor), np.float32)
+
+
+def _split(number: Any, floor: Callable[[Any], Any]) -> list[Any]:
+    digits = []
+    for _ in range(4):
+        number = number * 2.0**16
+        digits.append(floor(number))
+        number = number - digits[-1]
+    return digits
+
+
+def _ceil_of_share(count: Array, share: Array) -> Array:
+    """count * share, rounded up, by multiplication as on paper."""
+    low_bits = 2**16 - 1
+    high, low = count >> 16, count & low_bits
+    total, exact = jnp.zeros_like(count), jnp.ones_like(count, bool)
+    for digit in share.astype(jnp.uint32)[::-1]:
+        product = low * digit
+        carry = (product & low_bits) + (total & low_bits)
+        total = high * digit + (product >> 16) + (total >> 16) + (carry >> 16)
+        exact &= (carry & low_bits) == 0
+    return total + (~exact).astype(count.dtype)
+
+
+@program()
 def conformal_set(scores: ArrayLike, threshold: ArrayLike) -> Array:
     """The classes that can't be ruled out: those whose score isn't above the threshold.
 
@@ -150,5 +225,5 @@ def conformal_set(scores: ArrayLike, threshold: ArrayLike) -> Array:
         Array([ True, False,  True], dtype=bool)
     """
     array = widen(_checks.as_floating("scores", scores))
-    limit = _checks.as_real("threshold", threshold).astype(array.dtype)
+    limit = widen(_checks.as_real("threshold", threshold), array.dtype)
     return ~(array > _checks.broadcast_to("threshold", limit, array.shape))

@@ -3,23 +3,44 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
+from jax import lax
 
 from jaxlogits import _checks
 from jaxlogits._blocks import describe
+from jaxlogits._coordinates import Coordinates, coordinates
+from jaxlogits._newton import product
 from jaxlogits._precision import widen
 from jaxlogits._typing import Array, ArrayLike
 
 ONE_FOR_EACH = "one entry for each row of features,"
 
 
-class Design(NamedTuple):
-    """N rows for a regression with J log-odds each; a bad value is NaN."""
+class Rows(NamedTuple):
+    """N rows for a regression with J log-odds each; what is wrong with one makes its weight NaN.
+
+    A row of weight 0 doesn't count, whatever else is in it.
+    """
 
     features: Array  # [N, P]
-    labels: Array  # [N], probabilities or class indices
-    weights: Array  # [N]
+    level: Array | None  # [N], their combination that is about 1, NaN if one of them isn't finite
+    labels: Array  # [N], shares of yes or class indices, or [N, 2], shares of yes and no
+    weights: Array  # [N], at least 0
     offset: Array | None  # [N, J]
+
+
+class Design(NamedTuple):
+    """Rows, and the coordinates in which they are fitted."""
+
+    rows: Rows
+    coordinates: Coordinates
+
+
+class Counts(NamedTuple):
+    """How often yes was said, and by how many; [N] each."""
+
+    yes: Array
+    trials: Array
+    weights: Array  # of the rows
 
 
 def yes_no_design(
@@ -28,21 +49,23 @@ def yes_no_design(
     weights: ArrayLike | None,
     offset: ArrayLike | None,
     trials: ArrayLike | None,
-) -> tuple[Design, Array]:
-    """Rows whose labels are probabilities, and the log of the ways in which counts can come."""
+) -> tuple[Design, Counts | None]:
+    """Rows whose labels are probabilities, and the counts that they come from, if they do."""
     x = _as_features(features)
     y, w = _as_rows("labels", labels, x), _as_weights(weights, x)
-    ways = jnp.zeros([], x.dtype)
-    if trials is None:
-        _checks.check_values("labels must be in [0, 1]", y, (y >= 0) & (y <= 1))
-    else:
-        n = _as_rows("trials", trials, x)
-        _checks.check_values("labels must be in [0, trials]", y, (y >= 0) & (y <= n))
-        ways = jnp.sum(w * (gammaln(n + 1) - gammaln(y + 1) - gammaln(n - y + 1)))
-        y, w = jnp.where(n > 0, y / jnp.where(n > 0, n, 1), y), w * n
-    y = jnp.where((y >= 0) & (y <= 1), y, jnp.nan)
+    n = jnp.ones_like(y) if trials is None else _as_rows("trials", trials, x)
+    valid = (y >= 0) & (y <= n) & (n < jnp.inf)
+    rule = f"labels must be in [0, {1 if trials is None else 'trials'}]"
+    _checks.check_values(rule, y, valid | (w == 0))
+    w = jnp.where(valid | (w == 0), w, jnp.nan)
+    y, n = jnp.where(valid, y, 0), jnp.where(valid, n, 1)
+    counts = None
+    if trials is not None:
+        counts = Counts(y, n, w)
+        # Of 9,999,997 out of 10,000,000 the share of no isn't 1 less that of yes, in float32.
+        y, w = jnp.stack([y, n - y], axis=1) / jnp.where(n > 0, n, 1)[:, None], w * n
     known = None if offset is None else _as_rows("offset", offset, x)[:, None]
-    return Design(x, y, w, known), ways
+    return _design(x, y, w, known), counts
 
 
 def class_design(
@@ -52,18 +75,51 @@ def class_design(
     weights: ArrayLike | None,
     offset: ArrayLike | None,
 ) -> Design:
-    """Rows whose labels are class indices; the likelihood makes those of no class NaN."""
-    x = _as_features(features)
+    """Rows whose labels are class indices."""
+    x, w = _as_features(features), None
     y = _checks.as_integer("labels", labels)
     _checks.require_shape("labels", y, x.shape[:1], ONE_FOR_EACH)
     _checks.require_index_dtype("labels", y, num_classes)
+    w = _as_weights(weights, x)
     valid = (y >= 0) & (y <= num_classes - 1)  # num_classes may not fit the dtype
-    _checks.check_values(f"labels must be in [0, {num_classes})", y, valid)
+    _checks.check_values(f"labels must be in [0, {num_classes})", y, valid | (w == 0))
     known = None
     if offset is not None:
-        known = _checks.as_real("offset", offset).astype(x.dtype)
+        known = widen(_checks.as_real("offset", offset), x.dtype)
         _checks.require_shape("offset", known, (len(x), num_classes - 1), "rows of log-odds,")
-    return Design(x, y, _as_weights(weights, x), known)
+    w = jnp.where(valid | (w == 0), w, jnp.nan)
+    return _design(x, jnp.where(valid, y, 0), w, known)
+
+
+def _design(features: Array, labels: Array, weights: Array, offset: Array | None) -> Design:
+    """The coordinates, and the rows with what isn't finite taken out."""
+    valid = jnp.isfinite(features) | (weights == 0)[:, None]
+    _checks.check_values("features must be finite", features, valid, of_rows=1)
+    found = coordinates(*lax.stop_gradient((features, weights > 0)))
+    level = product(features, found.level)  # 0 times what isn't finite is NaN
+    finite = jnp.isfinite(level)
+    if offset is not None:
+        known = jnp.all(jnp.isfinite(offset), axis=1)
+        offset = jnp.where(known[:, None], offset, 0)
+        finite &= known
+    weights = jnp.where(finite | (weights == 0), weights, jnp.nan)
+    return Design(Rows(features, level, labels, weights, offset), found)
+
+
+def finite_features(rows: Rows) -> Array:
+    """The features [N, P]; 0 where a row has some that aren't finite."""
+    if rows.level is None:
+        return rows.features
+    return jnp.where(jnp.isfinite(rows.level)[:, None], rows.features, 0)
+
+
+def centred(rows: Rows, coordinates: Coordinates) -> Array:
+    """The finite features in the coordinates, in which they are already if there is no level."""
+    if rows.level is None:
+        return rows.features
+    level = jnp.where(jnp.isfinite(rows.level), rows.level, 0)
+    left = finite_features(rows) - level[:, None] * coordinates.centre[None, :]
+    return left * coordinates.scale[None, :]
 
 
 def _as_features(value: ArrayLike) -> Array:
@@ -77,12 +133,13 @@ def _as_rows(name: str, value: ArrayLike, features: Array) -> Array:
     """One real number for each row, in the dtype of the features."""
     array = _checks.as_real(name, value)
     _checks.require_shape(name, array, features.shape[:1], ONE_FOR_EACH)
-    return array.astype(features.dtype)
+    return widen(array, features.dtype)
 
 
 def _as_weights(value: ArrayLike | None, features: Array) -> Array:
     if value is None:
         return jnp.ones(features.shape[:1], features.dtype)
     array = _as_rows("weights", value, features)
-    _checks.check_values("weights must be at least 0", array, array >= 0)
-    return jnp.where(array >= 0, array, jnp.nan)
+    valid = (array >= 0) & (array < jnp.inf)
+    _checks.check_values("weights must be at least 0", array, valid)
+    return jnp.where(valid, array, jnp.nan)

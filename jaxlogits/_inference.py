@@ -1,16 +1,22 @@
 """What a fitted regression says: predictions, standard errors and what follows from them."""
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import erfc, ndtri
 
 from jaxlogits import _checks
-from jaxlogits._likelihood import product
+from jaxlogits._blocks import describe
+from jaxlogits._checks import Range
 from jaxlogits._log_odds import sigmoid
+from jaxlogits._newton import product
+from jaxlogits._precision import widen
+from jaxlogits._program import Option, program
 from jaxlogits._regression import LogisticFit
 from jaxlogits._softmax import softmax
 from jaxlogits._typing import Array, ArrayLike
 
 
+@program()
 def predict_log_odds(
     fit: LogisticFit, features: ArrayLike, *, offset: ArrayLike | None = None
 ) -> Array:
@@ -38,17 +44,19 @@ def predict_log_odds(
         >>> jl.predict_log_odds(fit, jnp.ones([1, 1])).round(4)
         Array([1.0986], dtype=float32)
     """
-    x = _checks.as_floating("features", features).astype(fit.coefficients.dtype)
+    x = widen(_checks.as_floating("features", features), fit.coefficients.dtype)
+    _checks.check_no_nan("features", x, "in row", of_rows=1)
     rule = "as many columns as the fit has features,"
     _checks.require_shape("features", x, (*x.shape[:-1], len(fit.coefficients)), rule)
     log_odds = product(x, fit.coefficients)
     if offset is None:
         return log_odds
-    known = _checks.as_real("offset", offset).astype(x.dtype)
+    known = widen(_checks.as_real("offset", offset), x.dtype)
     _checks.require_shape("offset", known, log_odds.shape, "the shape of the log-odds,")
     return log_odds + known
 
 
+@program()
 def predict_probs(
     fit: LogisticFit, features: ArrayLike, *, offset: ArrayLike | None = None
 ) -> Array:
@@ -81,6 +89,7 @@ def predict_probs(
     return softmax(jnp.pad(log_odds, [*before, (1, 0)]))
 
 
+@program()
 def standard_errors(fit: LogisticFit) -> Array:
     """Standard errors of the coefficients, the square roots of the covariance's diagonal.
 
@@ -106,6 +115,7 @@ def standard_errors(fit: LogisticFit) -> Array:
     return jnp.sqrt(variances).reshape(fit.coefficients.shape)
 
 
+@program()
 def z_values(fit: LogisticFit) -> Array:
     """How many standard errors each coefficient is away from 0.
 
@@ -129,6 +139,7 @@ def z_values(fit: LogisticFit) -> Array:
     return fit.coefficients / standard_errors(fit)
 
 
+@program()
 def p_values(fit: LogisticFit) -> Array:
     """Probability of a coefficient at least that far from 0, were it 0: Wald's two-sided test.
 
@@ -154,6 +165,7 @@ def p_values(fit: LogisticFit) -> Array:
     return erfc(jnp.abs(z_values(fit)) * 0.5**0.5)
 
 
+@program(level=Option(Range(0, below=1)))
 def confidence_intervals(fit: LogisticFit, *, level: ArrayLike = 0.95) -> Array:
     """Wald's confidence intervals of the coefficients, b -+ z standard errors.
 
@@ -179,11 +191,12 @@ def confidence_intervals(fit: LogisticFit, *, level: ArrayLike = 0.95) -> Array:
         Array([[-1.1646,  3.3618]], dtype=float32)
     """
     errors = standard_errors(fit)
-    share = _checks.as_option("level", level, errors.dtype, below=1.0)
+    share = _checks.as_option("level", level, errors.dtype)
     reach = -ndtri((1 - share) / 2) * errors
     return jnp.stack([fit.coefficients - reach, fit.coefficients + reach], axis=-1)
 
 
+@program()
 def odds_ratios(fit: LogisticFit) -> Array:
     """What one more unit of each feature multiplies the odds by, exp(b).
 
@@ -215,7 +228,8 @@ def covariance_matrix(fit: LogisticFit) -> Array:
     return fit.covariance.reshape(size, size)
 
 
-def require_fit(fit: LogisticFit) -> None:
+def require_fit(fit: object) -> None:
     """Refuse a bare array."""
     if not isinstance(fit, LogisticFit):
-        raise TypeError(f"fit must be a LogisticFit, got {type(fit).__name__}")
+        got = describe(fit) if isinstance(fit, jax.Array) else type(fit).__name__
+        raise TypeError(f"fit must be a LogisticFit, got {got}")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxlogits import _checks
+from jaxlogits._precision import widen
 from jaxlogits._rows import rows_of
 from jaxlogits._targets import label_rows
 from jaxlogits._typing import Array, ArrayLike, Axis
@@ -46,7 +47,7 @@ def row_weights(weights: ArrayLike | None, keep: Array, dtype: jnp.dtype) -> Arr
     """The weights of all rows: 1 by default, 0 where ``keep`` is False, NaN for a negative one."""
     if weights is None:
         return keep.astype(dtype)
-    array = _checks.as_real("weights", weights).astype(dtype)
+    array = widen(_checks.as_real("weights", weights), dtype)
     array = jnp.where(keep, _checks.broadcast_to("weights", array, keep.shape), 0.0)
     _checks.check_values("weights must be at least 0", array, array >= 0)
     return jnp.where(array >= 0, array, jnp.nan)

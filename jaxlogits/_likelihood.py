@@ -6,37 +6,46 @@ features, vmap makes one matrix product of it, without a transpose.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlogits._design import Design
-from jaxlogits._log_odds import sigmoid
+from jaxlogits._counts import divergence
+from jaxlogits._design import Design, Rows, centred
+from jaxlogits._log_odds import wide_sigmoid
 from jaxlogits._mesh import zeros
+from jaxlogits._newton import product
 from jaxlogits._rows import log_softmax_rows, softmax_complement_rows, softmax_rows
 from jaxlogits._typing import Array
 
+# Losses, gradients and Hessians.
 Terms = tuple[Array, Array, Array]
+T = TypeVar("T")
 RowTerms = Callable[[Array, Array], Terms]
 
 
 def yes_no_terms(log_odds: Array, labels: Array) -> Terms:
-    """Losses [C], their gradients [1, C] and Hessians [1, 1, C] in the log-odds [1, C].
+    """Two losses [2, C], and the first one's gradients [1, C] and Hessians [1, 1, C].
 
-    All from sigmoid(-|x|), which keeps its digits where 1 - p has none.
+    All from sigmoid(-|x|), which keeps its digits where 1 - p has none. The second loss is what the
+    first one is above that of probabilities equal to the labels, and has no derivatives.
     """
-    x, y = log_odds[0], labels
+    x, (yes, no) = log_odds[0], (labels, 1 - labels) if labels.ndim == 1 else labels.T
     likely = x > 0
-    below = jnp.where(likely, -x, x)
-    small = sigmoid(below)
-    losses = jnp.where(likely, (1 - y) * x, -y * x) - jnp.log1p(-small)
-    residuals = jnp.where(likely, (1 - y) - small, small - y)
-    return losses, residuals[None], (small * (1 - small))[None, None]
+    small = wide_sigmoid(jnp.where(likely, -x, x))
+    losses = jnp.where(likely, no * x, -yes * x) - jnp.log1p(-small)
+    residuals = jnp.where(likely, no - small, small - yes)
+    # Of labels that are all 0 or 1 it is the loss itself, which is a fifth of the work.
+    certain = jnp.all((yes <= 0) | (no <= 0))
+    args = lax.stop_gradient((losses, x, yes, no))
+    above = lax.cond(certain, lambda loss, *_: loss, lambda _, *args: divergence(*args), *args)
+    return jnp.stack([losses, above]), residuals[None], (small * (1 - small))[None, None]
 
 
 def class_terms(log_odds: Array, labels: Array) -> Terms:
-    """Losses [C], their gradients [J, C] and Hessians [J, J, C] in the log-odds [J, C]."""
+    """Losses [1, C], their gradients [J, C] and Hessians [J, J, C] in the log-odds [J, C]."""
     z = jnp.pad(log_odds, ((1, 0), (0, 0))).T
     nan = jnp.asarray(jnp.nan, z.dtype)
     is_label = labels[:, None] == jnp.arange(z.shape[1], dtype=labels.dtype)[None, :]
@@ -50,18 +59,7 @@ def class_terms(log_odds: Array, labels: Array) -> Terms:
     residuals = jnp.where(known[:, None], jnp.where(is_label, -rest, p), nan)[:, 1:].T
     p, rest = p[:, 1:].T, rest[:, 1:].T
     same = jnp.eye(len(p), dtype=bool)[:, :, None]
-    return losses, residuals, jnp.where(same, (p * rest)[:, None], -p[:, None] * p[None, :])
-
-
-def product(a: Array, b: Array) -> Array:
-    """The matrix product, in full precision on accelerators too, where a float32 one has less."""
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
-
-
-def log_odds_of(design: Design, kernel: Array) -> Array:
-    """Log-odds [J, N] of the rows."""
-    log_odds = product(kernel, design.features.T)
-    return log_odds if design.offset is None else log_odds + design.offset.T
+    return losses[None], residuals, jnp.where(same, (p * rest)[:, None], -p[:, None] * p[None, :])
 
 
 # A block's largest array takes 512 KiB of float32, which stays in the cache of a core.
@@ -71,21 +69,75 @@ _FEW_PRODUCTS = 2**19
 
 
 def likelihood(row_terms: RowTerms, design: Design, kernel: Array) -> Terms:
-    """Its negative logarithm, the gradient [J, P] and the Hessian [J, P, J, P]."""
-    num_rows, num_features = design.features.shape
-    num_outputs = len(kernel)
-    few = num_rows * num_features**2 <= _FEW_PRODUCTS
-    add_up = _with_products if few else _with_scaled
+    """The sums of the losses [L], and the first one's gradient [J, P] and Hessian [J, P, J, P].
+
+    The kernel [J, P], and so the derivatives, are in the design's coordinates.
+    """
+
+    def terms(rows: Rows, features: Array) -> Terms:
+        log_odds = product(kernel, features.T)
+        log_odds = log_odds if rows.offset is None else log_odds + rows.offset.T
+        return row_terms(log_odds, rows.labels)
+
+    return _sum_rows(terms, design, len(kernel))
+
+
+def first_step(row_terms: RowTerms, design: Design, num_outputs: int) -> tuple[Array, Array]:
+    """Gradient and Hessian, at a kernel of 0, of a parabola that the likelihood is like.
+
+    The one that touches it where all log-odds are 0, offsets included. There, at the latest, the
+    labels say something about the coefficients; where an offset of 60 alone is, they don't.
+    """
+
+    def terms(rows: Rows, features: Array) -> Terms:
+        nothing = zeros((num_outputs, len(features)), features.dtype, features)
+        losses, residuals, curvature = row_terms(nothing, rows.labels)
+        if rows.offset is not None:
+            residuals += jnp.sum(curvature * rows.offset.T[None], axis=1)
+        return losses, residuals, curvature
+
+    return _sum_rows(terms, design, num_outputs)[1:]
+
+
+def prepared(design: Design, num_outputs: int) -> Design:
+    """The design with its features in the coordinates, where a block is all rows."""
+    if _blocks_of(design, num_outputs) > 1:
+        return design
+    features = centred(design.rows, design.coordinates)
+    return design._replace(rows=design.rows._replace(features=features, level=None))
+
+
+def num_moved(design: Design, step: Array) -> Array:
+    """How many log-odds of rows that count a step of the kernel [J, P] changes by more than 1/2."""
+
+    def moved(rows: Rows) -> Array:
+        moves = jnp.abs(product(step, centred(rows, design.coordinates).T)) > 0.5
+        return jnp.sum(moves & (rows.weights > 0)[None, :], dtype=jnp.int32)
+
+    return _sum_blocks(moved, design.rows, _blocks_of(design, len(step)))
+
+
+def _sum_rows(row_terms: Callable[[Rows, Array], Terms], design: Design, num_outputs: int) -> Terms:
+    """The terms of rows with their features, weighted and added up."""
+    num_blocks = _blocks_of(design, num_outputs)
+    add_up = _with_products if num_blocks == 1 else _with_scaled
+
+    def terms(rows: Rows) -> Terms:
+        features = centred(rows, design.coordinates)
+        losses, residuals, curvature = row_terms(rows, features)
+        w = rows.weights
+        gradient = product(residuals * w[None], features)
+        return product(losses, w), gradient, add_up(curvature * w[None, None], features)
+
+    return _sum_blocks(terms, design.rows, num_blocks)
+
+
+def _blocks_of(design: Design, num_outputs: int) -> int:
+    num_rows, num_features = design.rows.features.shape
+    if num_rows * num_features**2 <= _FEW_PRODUCTS:
+        return 1
     size = _BLOCK_SIZE // (num_features * num_outputs**2)
-    num_blocks = 1 if few else _num_blocks(num_rows, max(size, 256))
-
-    def terms(block: Design) -> Terms:
-        losses, residuals, curvature = row_terms(log_odds_of(block, kernel), block.labels)
-        w = block.weights
-        gradient = product(residuals * w[None], block.features)
-        return product(losses, w), gradient, add_up(curvature * w[None, None], block.features)
-
-    return _sum_blocks(terms, design, num_blocks)
+    return _num_blocks(num_rows, max(size, 256))
 
 
 def _with_products(curvature: Array, features: Array) -> Array:
@@ -110,19 +162,19 @@ def _num_blocks(num_rows: int, size: int) -> int:
     return min(range(fewest, 2 * fewest), key=lambda blocks: num_rows % blocks)
 
 
-def _sum_blocks(terms: Callable[[Design], Terms], design: Design, num_blocks: int) -> Terms:
+def _sum_blocks(terms: Callable[[Rows], T], rows: Rows, num_blocks: int) -> T:
     """The terms of all rows; blocks are computed again where they are differentiated."""
     if num_blocks == 1:
-        return terms(design)
-    size, left_over = divmod(len(design.features), num_blocks)
+        return terms(rows)
+    size, left_over = divmod(len(rows.features), num_blocks)
     cut = size * num_blocks
 
-    def add(total: Terms, block: Design) -> tuple[Terms, None]:
+    def add(total: T, block: Rows) -> tuple[T, None]:
         return jax.tree.map(jnp.add, total, terms(block)), None
 
-    blocks = jax.tree.map(lambda x: x[:cut].reshape(num_blocks, size, *x.shape[1:]), design)
+    blocks = jax.tree.map(lambda x: x[:cut].reshape(num_blocks, size, *x.shape[1:]), rows)
     types = jax.eval_shape(terms, jax.tree.map(lambda x: x[0], blocks))
-    like = jax.tree.leaves(design)
+    like = jax.tree.leaves(rows)
     nothing = jax.tree.map(lambda t: zeros(t.shape, t.dtype, *like), types)
     total, _ = lax.scan(jax.checkpoint(add, prevent_cse=False), nothing, blocks)
-    return add(total, jax.tree.map(lambda x: x[cut:], design))[0] if left_over else total
+    return add(total, jax.tree.map(lambda x: x[cut:], rows))[0] if left_over else total

@@ -26,10 +26,17 @@ class Minimum(NamedTuple):
     point: Array  # [P]; NaN if the Hessian at the start is singular or anything there isn't finite
     converged: Array  # whether the last step was shorter than the tolerance
     steps: Array  # evaluations
+    last: Array  # [P], the last step that was longer than ``coarse``, 0 if there was none
 
 
 def minimize(
-    evaluate: Evaluate, start: Array, args: Any, *, max_steps: int, tolerance: Array | float
+    evaluate: Evaluate,
+    start: Array,
+    args: Any,
+    *,
+    max_steps: int | Array,
+    tolerance: Array | float,
+    coarse: Array | float = 0.0,
 ) -> Minimum:
     """The minimum of a convex function of a vector [P].
 
@@ -40,12 +47,13 @@ def minimize(
 
     ``tolerance`` is a length in the Hessian's own metric, sqrt(d H d), of which 1 is a standard
     error if the value is a negative log-likelihood. The last step is shorter than that, and as the
-    error is squared by each, it leaves one of about ``tolerance**2``.
+    error is squared by each, it leaves one of about ``tolerance**2``. ``coarse`` is a length in the
+    same metric, for ``last``.
     """
     # A scan's or while loop's carry may not begin to vary over a mesh on the way.
     start = vary(start, varying_axes(*jax.tree.leaves(args)))
-    goal = jnp.asarray(tolerance, start.dtype) ** 2
-    found = _search(evaluate, *lax.stop_gradient((start, args, goal)), max_steps)
+    goal, slow = (jnp.asarray(length, start.dtype) ** 2 for length in (tolerance, coarse))
+    found = _search(evaluate, *lax.stop_gradient((start, args, goal, slow)), max_steps)
     return found._replace(point=_depending_on(evaluate, found.point, args))
 
 
@@ -55,36 +63,53 @@ class _State(NamedTuple):
     decrement: Array  # its squared length, minus the slope along it; NaN if there is none
     scale: Array  # the share of it that is tried next
     steps: Array
+    last: Array
 
 
-def _search(evaluate: Evaluate, start: Array, args: Any, goal: Array, max_steps: int) -> Minimum:
+def _search(
+    evaluate: Evaluate, start: Array, args: Any, goal: Array, coarse: Array, max_steps: int | Array
+) -> Minimum:
     """Steps until their squared length is at most ``goal``."""
 
     def unfinished(state: _State) -> Array:
         return (state.steps < max_steps) & (state.decrement > goal)
 
     def step(state: _State) -> _State:
-        trial = state.point + state.scale * state.direction
+        move = state.scale * state.direction
+        trial = state.point + move
         _, gradient, hessian = evaluate(args, trial)
         direction = -solve(hessian, gradient)
         # A slope that rises at most to half of what it fell by at first: then the value is lower,
         # unless the third derivative changes its sign on the way, and never by less than a quarter
         # of what the slope promised. Values themselves are blind near the minimum, by rounding. A
-        # comparison with NaN is false, which halves the step; the first trial is the start.
-        accepted = (gradient @ state.direction <= state.decrement / 2) | (state.steps == 0)
+        # comparison with NaN is false, which shortens the step; the first trial is the start.
+        is_start = state.steps == 0
+        accepted = (gradient @ state.direction <= state.decrement / 2) | is_start
+        last = jnp.where((state.decrement > coarse) & ~is_start, move, state.last)
         one = jnp.ones_like(state.scale)
-        found = _State(trial, direction, -gradient @ direction, one, state.steps)
-        shorter = state._replace(scale=state.scale / 2)
+        found = _State(trial, direction, -gradient @ direction, one, state.steps, last)
+        shorter = state._replace(scale=_shorter(state))
         chosen = (jnp.where(accepted, a, b) for a, b in zip(found, shorter, strict=True))
         return _State(*chosen)._replace(steps=state.steps + 1)
 
-    one = jnp.ones_like(start, shape=[])
-    nothing = _State(start, jnp.zeros_like(start), goal + one, one, jnp.zeros([], jnp.int32))
+    one, zero = jnp.ones_like(start, shape=[]), jnp.zeros_like(start)
+    nothing = _State(start, zero, goal + one, one, jnp.zeros([], jnp.int32), zero)
     end = lax.while_loop(unfinished, step, vary(nothing, varying_axes(start)))
     converged = end.decrement <= goal
     hopeless = jnp.isnan(end.decrement) & (end.steps == 1)
     point = end.point + jnp.where(converged, end.direction, 0)
-    return Minimum(jnp.where(hopeless, jnp.nan, point), converged, end.steps)
+    return Minimum(jnp.where(hopeless, jnp.nan, point), converged, end.steps, end.last)
+
+
+def _shorter(state: _State) -> Array:
+    """Half of a step, or less if it is long.
+
+    Where log-odds are so large that nothing but rounding is left of the curvature, a step may be
+    1e20 long. If it changes them by at most R, a share log(1 + R) / R never goes too far (Sun and
+    Tran-Dinh, Generalized self-concordant functions, 2019); features are of size 1.
+    """
+    reach = jnp.maximum(2 * jnp.sum(jnp.abs(state.direction)), 1)
+    return jnp.minimum(state.scale / 2, jnp.log1p(reach) / reach)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -108,6 +133,11 @@ def _depending_on_jvp(
     return point, -solve(hessian, moved)
 
 
+def product(a: Array, b: Array) -> Array:
+    """The matrix product, in full precision on accelerators too, where a float32 one has less."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
 def solve(hessian: Array, right: Array) -> Array:
     """hessian^-1 right, for right [P] or [P, M]; NaN if the Hessian is singular.
 
@@ -115,12 +145,15 @@ def solve(hessian: Array, right: Array) -> Array:
     it are taken out. Scaling the diagonal to 1 first makes that a question of angles, not of units.
     """
     size = len(hessian)
+    if size == 0:
+        return right
     scale = 1 / jnp.sqrt(jnp.diagonal(hessian))
     rows = scale.reshape([size] + [1] * (right.ndim - 1))
     method = _eliminate if size <= _FEW else _factorize
     solution, left_over = method(hessian * scale[:, None] * scale[None, :], rows * right)
     regular = left_over > 4 * size * jnp.finfo(hessian.dtype).eps
-    return jnp.where(regular, rows * solution, jnp.nan)
+    # A factor, not a select: what the backward pass keeps has no NaN where all is well.
+    return rows * solution * jnp.where(regular, 1.0, jnp.nan).astype(solution.dtype)
 
 
 # Up to here, elimination in plain arithmetic takes half the time of LAPACK in a vmap on CPU, or

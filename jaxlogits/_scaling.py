@@ -10,10 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits import _checks
+from jaxlogits._checks import Range
+from jaxlogits._coordinates import power_of_two
 from jaxlogits._labelled import labelled_rows, row_weights
 from jaxlogits._newton import Evaluate, Minimum, minimize, solve
 from jaxlogits._nll import nll
 from jaxlogits._precision import widen
+from jaxlogits._program import Option, program
 from jaxlogits._regression import fit_logistic
 from jaxlogits._rows import label_mask, logsumexp_rows, softmax_complement_rows, softmax_rows
 from jaxlogits._typing import Array, ArrayLike, Axis
@@ -59,11 +62,12 @@ class PlattFit(NamedTuple):
     converged: Array
 
 
+@program("axis")
 def fit_temperature(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> TemperatureFit:
@@ -73,7 +77,8 @@ def fit_temperature(
 
     Args:
         logits: floating-point array of unnormalised log probabilities. A class at -inf stays
-            impossible; as a label, or with +inf or NaN in the row, it makes the temperature NaN.
+            impossible, and so does one at -5e8 or less or the least number of its dtype, as masks
+            have it; as a label, or with +inf or NaN in the row, it makes the temperature NaN.
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
             the temperature NaN.
         axis: dimension or dimensions that hold the classes.
@@ -100,7 +105,7 @@ def fit_temperature(
         >>> print(jl.softmax(jnp.array([0.0, 4.0]) / fit.temperature).round(4))
         [0.25 0.75]
     """
-    z, indices, weight = _fittable_rows(logits, labels, axis, where, weights)
+    z, indices, weight, _ = _fittable_rows(logits, labels, axis, where, weights)
     hit = label_mask(z.shape, indices, None)
     gaps = z - jnp.sum(jnp.where(hit, z, 0.0), axis=-1, keepdims=True)
     possible = gaps > -jnp.inf
@@ -109,18 +114,18 @@ def fit_temperature(
     means = jnp.sum(finite, axis=-1) / jnp.sum(possible, axis=-1, dtype=gaps.dtype)
     useless = (jnp.sum(weight * means) >= 0) & (jnp.sum(weight) > 0)
     perfect = jnp.sum(weight * jnp.max(gaps, axis=-1)) <= 0
-    spread = jnp.sum(weight * jnp.max(jnp.abs(finite), axis=-1)) / jnp.sum(weight)
-    minimum = _minimize(_by_inverse, (1 / spread)[None], (gaps, weight))
+    minimum = _minimize(_by_inverse, (1 / _spread(gaps, hit, weight))[None], (gaps, weight))
     inverse = jnp.where(useless | perfect, lax.stop_gradient(minimum.point), minimum.point)[0]
     temperature = jnp.where(useless, jnp.inf, 1 / jnp.where(useless, 1.0, inverse))
     return TemperatureFit(temperature, minimum.converged & ~useless & ~perfect)
 
 
+@program("axis", l2=Option(Range(0)))
 def fit_vector_scaling(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
     axis: Axis = -1,
+    *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     l2: ArrayLike = 0.0,
@@ -130,8 +135,7 @@ def fit_vector_scaling(
     Minimises sum_i w_i nll_i + l2 / 2 (|s - 1|**2 + |b|**2), with biases that sum to 0.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities. A class at -inf stays
-            impossible; as a label, or with +inf or NaN in the row, it makes the fit NaN.
+        logits: as for ``fit_temperature``; what makes the temperature NaN makes the fit NaN.
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
             the fit NaN.
         axis: dimension or dimensions that hold the classes.
@@ -158,18 +162,25 @@ def fit_vector_scaling(
         >>> print(f"{fit.scale[0]:.3f}")
         1.343
     """
-    z, indices, weight = _fittable_rows(logits, labels, axis, where, weights)
+    z, indices, weight, unit = _fittable_rows(logits, labels, axis, where, weights)
+    hit = label_mask(z.shape, indices, None)
+    gaps = z - jnp.sum(jnp.where(hit, z, 0.0), axis=-1, keepdims=True)
+    # Logits of thousands as they are leave nothing of the curvature.
+    start = jnp.minimum(1 / _spread(gaps, hit, weight), 1.0)
     ones = jnp.ones_like(z, shape=z.shape[-1:])
-    args = (z, indices, weight, _checks.as_option("l2", l2, z.dtype))
-    minimum = _minimize(_by_scale_and_bias, jnp.concatenate([ones, 0.0 * ones]), args)
+    args = (z, indices, weight, _checks.as_option("l2", l2, z.dtype) / unit)
+    minimum = _minimize(_by_scale_and_bias, jnp.concatenate([start * ones, 0.0 * ones]), args)
     # Where there is no minimum, every step moves some logits by about 1, however little it gains.
-    _, gradient, hessian = _by_scale_and_bias(args, lax.stop_gradient(minimum.point))
-    moved = _scaled(z, *jnp.split(solve(hessian, gradient), 2))
-    settled = jnp.max(jnp.where(moved > -jnp.inf, jnp.abs(moved), 0.0), initial=0.0) < 0.1
+    point = lax.stop_gradient(minimum.point)
+    _, gradient, hessian = _by_scale_and_bias(args, point)
+    moved = jnp.abs(_scaled(z, *jnp.split(solve(hessian, gradient), 2)))
+    still = 0.1 + 1e-3 * jnp.abs(_scaled(z, *jnp.split(point, 2)))
+    settled = jnp.all((moved < still) | (z == -jnp.inf))
     scale, bias = jnp.split(minimum.point, 2)
     return VectorScalingFit(scale, bias, minimum.converged & settled)
 
 
+@program()
 def fit_platt(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -208,21 +219,21 @@ def fit_platt(
         0.7938
     """
     s = widen(_checks.as_floating("scores", scores))
-    y = _checks.as_real("labels", labels).astype(s.dtype)
+    y = widen(_checks.as_real("labels", labels), s.dtype)
     _checks.require_shape("labels", y, s.shape, "the shape of scores,")
     keep = _checks.as_mask("where", True if where is None else where, s.shape)
     weight = row_weights(weights, keep, s.dtype)
     s, y = jnp.where(keep, s, 0.0), jnp.where(keep, y, 0.0)
+    _checks.check_values("scores must be finite", s, jnp.isfinite(s))
     is_probability = (y >= 0) & (y <= 1)
     _checks.check_values("labels must be in [0, 1]", y, is_probability)
     y = jnp.where(is_probability, y, jnp.nan)
     yes, no = jnp.sum(weight * y), jnp.sum(weight * (1 - y))
     targets = y * (yes + 1) / (yes + 2) + (1 - y) / (no + 2)
-    centre = jnp.sum(weight * s) / jnp.sum(weight)
-    features = jnp.stack([s - centre, jnp.ones_like(s)], axis=-1).reshape(-1, 2)
+    features = jnp.stack([s, jnp.ones_like(s)], axis=-1).reshape(-1, 2)
     fit = fit_logistic(features, targets.reshape(-1), weights=weight.reshape(-1))
-    slope, level = fit.coefficients
-    return PlattFit(slope, level - slope * centre, fit.converged)
+    slope, intercept = fit.coefficients
+    return PlattFit(slope, intercept, fit.converged)
 
 
 # The losses, with their gradients and Hessians.
@@ -234,12 +245,35 @@ def _fittable_rows(
     axis: Axis,
     where: ArrayLike | None,
     weights: ArrayLike | None,
-) -> tuple[Array, Array, Array]:
-    """Rows, labels and weights; a row whose loss is infinite or NaN has weight NaN."""
+) -> tuple[Array, Array, Array, Array]:
+    """Rows, labels, weights in a unit that is about the largest of them, and that unit.
+
+    A row whose loss is infinite or NaN has weight NaN.
+    """
     z, indices, weight, _ = labelled_rows(logits, labels, axis, where, weights)
+    # A mask that was written as a number is meant to be -inf.
+    mask = max(-5e8, float(jnp.finfo(jnp.asarray(logits).dtype).min) / 2)
+    masked = (z <= mask) & (z <= -1e3 * jnp.abs(jnp.max(z, axis=-1, keepdims=True)))
+    z = jnp.where(masked, -jnp.inf, z)
     impossible = jnp.any(label_mask(z.shape, indices, None) & (z == -jnp.inf), axis=-1)
     bad = impossible | ~jnp.all(z < jnp.inf, axis=-1)
-    return z, indices, jnp.where(bad, jnp.nan, weight)
+    worst = jnp.where(impossible, -jnp.inf, jnp.max(z, axis=-1))
+    rule = "logits must be above -inf for the label and below inf"
+    _checks.check_values(rule, worst, ~bad | (weight == 0))
+    z = jnp.where((bad & (weight == 0))[:, None], 0.0, z)
+    unit = lax.stop_gradient(power_of_two(jnp.max(weight, initial=0.0)))
+    return z, indices, jnp.where(bad & (weight != 0), jnp.nan, weight / unit), unit
+
+
+def _spread(gaps: Array, hit: Array, weight: Array) -> Array:
+    """How far the likeliest of the other classes is from the label's, on average; above 0.
+
+    A class that is far out counts as little here as it does in the loss.
+    """
+    other = jnp.max(jnp.where(hit, -jnp.inf, gaps), axis=-1)
+    distance = jnp.where(jnp.isfinite(other), jnp.abs(other), 0.0)
+    spread = lax.stop_gradient(jnp.sum(weight * distance) / jnp.sum(weight))
+    return jnp.where(spread > 0, spread, 1.0)
 
 
 def _minimize(evaluate: Evaluate, start: Array, args: Any) -> Minimum:

@@ -239,15 +239,19 @@ def test_refused() -> None:
     for metric in (*BINNED, jl.reliability_curve):
         with pytest.raises(ValueError, match=r"^num_bins must be a positive int, got 0"):
             jax.eval_shape(functools.partial(metric, num_bins=0), z, labels)
+        assert jax.tree.leaves(metric(z, labels, num_bins=np.int64(2)))
+        for number in (2.0, True):  # whose program isn't that of 2
+            with pytest.raises(ValueError, match=r"^num_bins must be a positive int, got"):
+                metric(z, labels, num_bins=number)
 
 
 def test_checked() -> None:
     metric = jl.checked(jax.jit(jl.brier_score))
     z, labels, every = jnp.zeros([4, 3]), jnp.full([4], 3, jnp.int32), jnp.full([4], True)
-    with pytest.raises(ValueError, match=r"^labels must be in \[0, 3\)"):
+    with pytest.raises(ValueError, match=r"^brier_score: labels must be in \[0, 3\)"):
         metric(z, labels, where=every, weights=1.0)
     metric(z, labels, where=~every, weights=-1.0)
-    with pytest.raises(ValueError, match=r"^weights must be at least 0"):
+    with pytest.raises(ValueError, match=r"^brier_score: weights must be at least 0"):
         metric(z, labels - 1, where=every, weights=-1.0)
 
 

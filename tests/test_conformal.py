@@ -14,6 +14,7 @@ from scipy import stats
 from scipy.special import softmax
 
 import jaxlogits as jl
+from jaxlogits._conformal import _ceil_of_share, _digits
 
 aps_scores = jax.jit(jl.aps_scores)
 threshold = jax.jit(jl.conformal_threshold)
@@ -81,6 +82,51 @@ def test_threshold_is_the_right_one_in_order() -> None:
         rank = np.array([math.ceil((n + 1) * Fraction(int(level), 100)) for level in levels])
         want = np.where(rank == 0, -np.inf, np.where(rank > n, np.inf, rank - 1.0))
         np.testing.assert_array_equal(of_level(levels.astype(np.float32) / 100), want)
+
+
+def test_ranks_of_any_number_of_rows() -> None:
+    """ceil((n + 1) coverage) for n up to 2**31 - 1, from a Python number or float32's."""
+    rank = jax.jit(_ceil_of_share)
+    for n in (0, 9, 470_008, 10**6 - 1, 123_456_789, 2**31 - 1):
+        for hundredths in (0, 1, 10, 33, 50, 90, 95, 99, 100):
+            want = math.ceil((n + 1) * Fraction(hundredths, 100))
+            for coverage in (hundredths / 100, np.float32(hundredths / 100)):
+                assert int(rank(jnp.uint32(n + 1), _digits(coverage))) == want, (n, coverage)
+
+
+def test_a_traced_coverage_is_right_to_rounding() -> None:
+    traced = jax.jit(lambda count, coverage: _ceil_of_share(count, _digits(coverage)))
+    for n in (9, 999, 470_008, 123_456_789):
+        for coverage in (0.0, 0.1, 0.5, 0.9, 0.99, 1.0):
+            want = math.ceil((n + 1) * Fraction(f"{coverage}"))
+            assert abs(int(traced(jnp.uint32(n + 1), coverage)) - want) <= (n + 1) * 2**-23
+    z = jnp.zeros([3, 2])
+    assert jnp.isnan(jax.jit(lambda c: jl.conformal_threshold(z, jnp.zeros(3, int), c))(1.5))
+
+
+def test_the_threshold_of_half_a_million_rows() -> None:
+    n = 470_008
+    scores = np.arange(n, dtype=np.float32)[:, None]
+    want = math.ceil((n + 1) * Fraction(9, 10)) - 1
+    assert jl.conformal_threshold(scores, np.zeros(n, np.int32), 0.9) == want
+
+
+@pytest.mark.parametrize("key", [None, 0])
+def test_slopes_of_scores_with_impossible_classes(key: int | None) -> None:
+    """A class that is masked, or at -inf, has no slope, and the others that of a shorter row."""
+    random = None if key is None else jax.random.key(key)
+    short = jnp.array([[1.0, 2.0, 0.5]])
+
+    def number(z: jax.Array, where: jax.Array) -> jax.Array:
+        scores = jl.aps_scores(z, where=where, key=random)
+        return jnp.where(jnp.isfinite(scores), scores, 0.0).sum()
+
+    slopes = jax.jit(jax.grad(number))
+    want = np.pad(slopes(short, jnp.ones_like(short, bool)), [(0, 0), (0, 2)])
+    for fill in (3.0, jnp.nan, -jnp.inf):
+        z = jnp.pad(short, [(0, 0), (0, 2)], constant_values=fill)
+        got = slopes(z, jnp.array([[True] * 3 + [fill == -jnp.inf] * 2]))
+        np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_threshold_of_masked_and_bad_rows() -> None:
@@ -193,5 +239,5 @@ def test_refused() -> None:
         jl.conformal_threshold(scores, labels, 90)
     with pytest.raises(ValueError, match=r"^threshold must broadcast to \[4,3\]"):
         jl.conformal_set(scores, jnp.zeros([4]))
-    with pytest.raises(ValueError, match=r"^labels must be in \[0, 3\)"):
+    with pytest.raises(ValueError, match=r"^conformal_threshold: labels must be in \[0, 3\)"):
         jl.checked(jl.conformal_threshold)(scores, labels + 3, 0.9)

@@ -245,12 +245,236 @@ def test_sure_rows_do_not_overflow() -> None:
     assert jnp.isfinite(fit.coefficients).all()
 
 
+# The same data in other units, far from 0, or with weights that are small: the same fit.
+
+N = 60
+
+
+def uncentred() -> dict[str, np.ndarray]:
+    """Columns of which a constant is a combination, and some that are far from 0."""
+    rng = np.random.default_rng(0)
+    year, noise = rng.integers(1990, 2005, N).astype(float), rng.normal(size=N)
+    groups = np.eye(3)[np.arange(N) % 3]
+    one = np.ones(N)
+    return {
+        "an intercept": np.column_stack([one, year, noise, noise[::-1]]),
+        "an intercept of 0.3, last": np.column_stack([year, 1e5 + noise, noise[::-1], 0.3 * one]),
+        "all groups": np.column_stack([groups, year]),
+        "no constant": np.column_stack([year, noise, noise[::-1], groups[:, 0]]),
+    }
+
+
+def some_labels() -> np.ndarray:
+    return (np.random.default_rng(1).uniform(size=N) < 0.4).astype(float)
+
+
+def in_float64(fit: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The result as NumPy's arrays."""
+    with jax.enable_x64(True):
+        args, options = jax.tree.map(lambda x: np.asarray(x, float), (args, options))
+        return jax.tree.map(np.asarray, fit(*args, **options))
+
+
+@pytest.mark.parametrize("name", uncentred())
+def test_columns_far_from_0_in_float32(name: str) -> None:
+    x, y = uncentred()[name].astype(np.float32), some_labels()
+    options = {"weights": np.arange(N) % 4, "offset": np.sin(np.arange(N)), "l2": np.zeros(4)}
+    options["l2"][1] = 0.5
+    fit = fit_logistic(x, y, **options)
+    want = in_float64(fit_logistic, x, y, **options)
+    assert fit.converged
+    assert not fit.separated
+    errors = np.sqrt(np.diagonal(want.covariance))
+    got = np.sqrt(np.diagonal(np.asarray(fit.covariance)))
+    # Centred features have a condition number of some 10, and its square times 2^-23 is 1e-5.
+    np.testing.assert_allclose(got, errors, rtol=1e-5)
+    distance = (np.asarray(fit.coefficients, float) - want.coefficients) / errors
+    np.testing.assert_allclose(distance, 0, atol=1e-4)
+    np.testing.assert_allclose(fit.log_likelihood, want.log_likelihood, rtol=1e-6)
+
+
+def test_six_years_are_not_separated() -> None:
+    years = np.array([2004, 1995, 1998, 1995, 2000, 1999])
+    x, y = np.column_stack([np.ones(6), years]), np.array([1, 0, 0, 0, 0, 1])
+    fit, want = fit_small(x.astype(np.float32), y), in_float64(jl.fit_logistic, x, y)
+    assert fit.converged
+    assert not fit.separated
+    np.testing.assert_allclose(fit.coefficients, want.coefficients, rtol=1e-5)
+    np.testing.assert_allclose(fit.covariance, want.covariance, rtol=1e-5)
+
+
+@pytest.mark.newest
+def test_classes_of_columns_far_from_0_in_float32() -> None:
+    x, y = uncentred()["an intercept"][:, :3].astype(np.float32), np.arange(N) % 3
+    fit = fit_multinomial(x, y, 3)
+    with jax.enable_x64(True):
+        want = jax.tree.map(np.asarray, fit_multinomial(x.astype(float), y, 3))
+    for a, b in ((fit.covariance, want.covariance), (fit.coefficients, want.coefficients)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.abs(b).max())
+
+
+def test_derivatives_where_columns_are_far_from_0() -> None:
+    """The intercept is a column like any other, from which others are made in between."""
+    x, y = uncentred()["an intercept"][:14, :2], np.arange(14.0) % 2
+
+    def slope(x: Any) -> Array:
+        return jl.fit_logistic(x, y).coefficients[1]
+
+    direction = np.cos(np.arange(28.0)).reshape(14, 2) * np.array([1e-4, 1.0])
+    h = 1e-4
+    with jax.enable_x64(True):
+        run = jax.jit(lambda x: jax.jvp(slope, [x], [direction]))
+        _, got = run(x)
+        difference = (run(x + h * direction)[0] - run(x - h * direction)[0]) / (2 * h)
+        np.testing.assert_allclose(got, difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e9])
+def test_weights_of_another_size(scale: float) -> None:
+    x, y = uncentred()["an intercept"][:14, ::2].astype(np.float32), MIXED[np.arange(14) % 8]
+    want = fit_small(x, y)
+    fit = fit_small(x, y, weights=np.full(14, scale))
+    assert fit.converged
+    assert fit.steps == want.steps
+    np.testing.assert_allclose(fit.coefficients, want.coefficients, rtol=1e-6)
+    np.testing.assert_allclose(fit.covariance * scale, want.covariance, rtol=1e-5)
+    separated = fit_small(UP.astype(np.float32), STEPS >= 4, weights=np.full(8, scale))
+    assert separated.separated
+
+
+@pytest.mark.parametrize("offset", [60.0, -600.0])
+def test_an_offset_far_from_0(offset: float) -> None:
+    x, y = uncentred()["an intercept"][:14, ::2].astype(np.float32), MIXED[np.arange(14) % 8]
+    want, fit = fit_small(x, y), fit_small(x, y, offset=np.full(14, offset))
+    assert fit.converged
+    assert fit.steps <= 8
+    # The intercept's own spacing at 600.
+    change = np.array([offset, 0.0])
+    np.testing.assert_allclose(fit.coefficients + change, want.coefficients, atol=2e-4)
+
+
+def test_offsets_that_differ_by_as_much() -> None:
+    x, y = uncentred()["an intercept"].astype(np.float32), some_labels()
+    offset = 30 * np.cos(np.arange(N))
+    options = {"weights": np.ones(N), "offset": offset, "l2": np.zeros(4)}
+    fit, want = fit_logistic(x, y, **options), in_float64(fit_logistic, x, y, **options)
+    assert fit.converged
+    np.testing.assert_allclose(fit.log_likelihood, want.log_likelihood, rtol=1e-6)
+
+
+def test_rows_of_weight_0_do_not_exist() -> None:
+    x, y = uncentred()["an intercept"][:8, :2].astype(np.float32), MIXED
+    bad = np.concatenate([x, [[np.nan, 1], [1, np.inf], [0, 0]]]).astype(np.float32)
+    labels = np.concatenate([y, [0, np.nan, 7]])
+    given = {"weights": np.repeat([1, 0], [8, 3]), "offset": np.repeat([0, np.nan], [8, 3])}
+    fit, want = fit_small(bad, labels, **given), fit_small(x, y)
+    np.testing.assert_allclose(fit.coefficients, want.coefficients, rtol=1e-6)
+    np.testing.assert_allclose(fit.covariance, want.covariance, rtol=1e-6)
+    assert jnp.isnan(fit_small(bad[:9], labels[:9]).coefficients).all()
+
+
+def test_separation_of_many_fits_at_once() -> None:
+    """Groups of which some are all yes or no, in any units; they are found by hand."""
+    rng = np.random.default_rng(1)
+    groups = rng.integers(4, size=[40, 20])
+    y = (rng.uniform(size=[40, 20]) < rng.uniform(size=[40, 4])[np.arange(40)[:, None], groups]) * 1
+    groups[:, :4] = np.arange(4)
+    members = np.eye(4)[groups]
+    yes = np.einsum("bng,bn->bg", members, y)
+    want = ((yes == 0) | (yes == members.sum(axis=1))).any(axis=1)
+    assert 10 < want.sum() < 40
+    members[:, :, 0] = 1  # an intercept, instead of the first group
+    fits = jax.jit(jax.vmap(jl.fit_logistic))
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype is np.float64):
+            for units in (np.ones(4), np.array([1e-6, 1e6, 1.0, 1e3])):
+                fit = fits((members * units).astype(dtype), y)
+                np.testing.assert_array_equal(fit.separated, want)
+                np.testing.assert_array_equal(fit.converged, ~want)
+                np.testing.assert_array_equal(jnp.isnan(fit.covariance).any(axis=(1, 2)), want)
+
+
+@pytest.mark.parametrize("size", [10.0, 1e4, 1e7, 1e9])
+def test_counts_of_many_trials(size: float) -> None:
+    rng = np.random.default_rng(0)
+    x = np.column_stack([np.ones(14), rng.normal(size=14)]).astype(np.float32)
+    trials = np.ceil(rng.uniform(0.5, 1, size=14) * size).astype(np.float32)
+    p = 1 / (1 + np.exp(-x.astype(float) @ [-1.0, 0.5]))
+    yes = rng.binomial(trials.astype(np.int64), p).astype(np.float32)
+    yes[3], yes[4] = 0, trials[4] - 3
+    if size > 10:  # rows that the model doesn't fit say too much here
+        yes[3:5] = np.round(trials[3:5] * p[3:5])
+    fit = fit_small(x, yes, trials=trials)
+    want = sm.GLM(
+        np.column_stack([yes, trials - yes]).astype(float), x, family=sm.families.Binomial()
+    ).fit(tol=1e-14)
+    assert fit.deviance >= 0
+    # The rounding of log-odds of 1, 2^-23 or so, times residuals of sqrt(trials): 4e-3 a row, of
+    # logarithms of 11, and more than the deviance has digits.
+    np.testing.assert_allclose(fit.log_likelihood, want.llf, rtol=1e-5 if size <= 1e7 else 4e-5)
+    if size <= 1e7:
+        np.testing.assert_allclose(fit.deviance, want.deviance, rtol=1e-4)
+
+
+def test_the_deviance_of_a_perfect_fit_is_not_negative() -> None:
+    x = np.column_stack([np.ones(8), STEPS]).astype(np.float32)
+    shares = np.asarray(jax.jit(jl.sigmoid)(0.7 * x[:, 1] - 2))
+    for weights in (np.ones(8), np.full(8, 1e6)):
+        fit = fit_small(x, shares, weights=weights)
+        # A rounding of each log-odds, squared, or none.
+        assert 0 <= fit.deviance <= 8 * weights[0] * (4 * 2**-23) ** 2
+
+
+def test_slopes_in_labels_of_0_and_1() -> None:
+    x = np.column_stack([np.ones(5), [0.2, 1.4, 3.1, -0.5, 2.0]]).astype(np.float32)
+    labels = jnp.array([0.0, 1.0, 1.0, 1.0, 0.0])
+    trials = jnp.array([3.0, 1.0, 4.0, 2.0, 2.0])
+
+    def results(y: Array, n: Array) -> tuple[Array, Array, Array]:
+        fit = jl.fit_logistic(x, y * n, trials=n)
+        return fit.coefficients, fit.log_likelihood, fit.deviance
+
+    def coefficients(y: Array, n: Array) -> Array:
+        return results(y, n)[0]
+
+    together, alone, forward, second = jax.jit(
+        lambda y, n: (
+            jax.jacrev(results, (0, 1))(y, n),
+            jax.jacrev(coefficients, (0, 1))(y, n),
+            jax.jacfwd(results, (0, 1))(y, n),
+            jax.jacfwd(jax.jacrev(lambda y, n: results(y, n)[:2]))(y, n),
+        )
+    )(labels, trials)
+    for got, want in zip(together[0], alone, strict=True):
+        np.testing.assert_array_equal(got, want)
+        assert jnp.isfinite(want).all()
+    # That of the deviance in a label of 0 is -inf, for which a very large number stands.
+    assert not any(jnp.isnan(a).any() for a in jax.tree.leaves((together, forward, second)))
+    assert (together[2][0] * (1 - 2 * labels) < -1e20).all()
+    for a, b in zip(jax.tree.leaves(together[:2]), jax.tree.leaves(forward[:2]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_no_features_and_no_rows() -> None:
+    x, y = jnp.ones([5, 2]), jnp.array([0, 1, 1, 1, 0])
+    fit = jl.fit_logistic(x[:, :0], y, offset=jnp.ones(5))
+    assert fit.coefficients.shape == (0,)
+    assert fit.converged
+    log_odds = np.array([-1, 1, 1, 1, -1])
+    np.testing.assert_allclose(fit.log_likelihood, -np.log1p(np.exp(-log_odds)).sum(), rtol=1e-6)
+    none = jl.fit_logistic(x[:0], y[:0])
+    assert jnp.isnan(none.coefficients).all()
+    assert not none.converged
+    assert not none.separated
+    np.testing.assert_array_equal(jl.fit_logistic(x[:0], y[:0], l2=1.0).coefficients, 0)
+
+
 # What is refused.
 
 BAD = {
     r"labels must be in \[0, trials\]": {"y": np.array([0, 1, 2])},
     "weights must be at least 0": {"weights": np.array([1.0, -1.0, 1.0])},
-    "l2 must be at least 0": {"l2": -1.0},
+    "l2 must be at least 0": {"l2": np.array([0.0, -1.0])},
     "features must be finite": {"x": np.array([[1, np.nan], [1, 1], [1, 2]], np.float32)},
     "no column a combination of others": {"x": np.ones([3, 2], np.float32)},
 }
@@ -270,9 +494,19 @@ def test_bad_values_are_nan_and_checked(message: str) -> None:
 
 def test_shares_outside_the_range_are_nan_and_checked() -> None:
     x, labels = np.ones([3, 1], np.float32), np.array([0.0, 1.0, 1.5])
-    assert jnp.isnan(yes_no_design(x, labels, None, None, None)[0].labels[2])
+    assert jnp.isnan(yes_no_design(x, labels, None, None, None)[0].rows.weights[2])
     with pytest.raises(ValueError, match=r"labels must be in \[0, 1\]"):
         jl.checked(yes_no_design)(x, labels, None, None, None)
+
+
+def fitted_with_2_and_2_0(x: Any, y: Any) -> Any:
+    jl.fit_multinomial(x, y, 2)  # whose program isn't that of 2.0
+    return jl.fit_multinomial(x, y, 2.0)  # type: ignore[arg-type]
+
+
+def objects() -> np.ndarray:
+    """What pandas makes of numbers and dummies."""
+    return np.array([[1.5, True], [0.5, False], [2.5, True]], object)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +520,21 @@ def test_shares_outside_the_range_are_nan_and_checked() -> None:
         (ValueError, "tolerance must be", lambda x, y: jl.fit_logistic(x, y, tolerance=-1.0)),
         (TypeError, "labels must be integers", lambda x, _: jl.fit_multinomial(x, x[:, 0], 2)),
         (ValueError, "num_classes must be", lambda x, y: jl.fit_multinomial(x, y, 1)),
+        (ValueError, "num_classes must be a positive int, got 2.0", fitted_with_2_and_2_0),
+        (
+            ValueError,
+            "max_steps must be at least 1",
+            lambda x, y: jl.fit_logistic(x, y, max_steps=0),
+        ),
+        (TypeError, "max_steps must be int", lambda x, y: jl.fit_logistic(x, y, max_steps=2.5)),
+        (
+            TypeError,
+            "weights must be real",
+            lambda x, y: jl.fit_logistic(x, y, weights=np.full(3, 1j)),
+        ),
+        (ValueError, "l2 must be at least 0", lambda x, y: jl.fit_logistic(x, y, l2=np.nan)),
+        (ValueError, "labels must have one", lambda x, y: jl.fit_logistic(x, y[:, None])),
+        (TypeError, "features must be an array", lambda _, y: jl.fit_logistic(objects(), y)),
         (ValueError, "offset must have", lambda x, y: jl.fit_multinomial(x, y, 3, offset=x)),
     ],
 )

@@ -19,7 +19,7 @@ x64 = pytest.mark.usefixtures("x64")
 
 
 fit_logistic = jax.jit(jl.fit_logistic)
-robust_covariance = jax.jit(jl.robust_covariance, static_argnames="correction")
+robust_covariance = jax.jit(jl.robust_covariance, static_argnames=("weight_kind", "kind"))
 
 
 def errors_of(fit: jl.LogisticFit, covariance: Array) -> np.ndarray:
@@ -37,7 +37,7 @@ def test_statsmodels_logit() -> None:
     plain = model.fit(disp=0, tol=1e-14)
     clustered = model.fit(disp=0, tol=1e-14, cov_type="cluster", cov_kwds={"groups": groups})
     for options, want in (
-        ({"correction": False}, cov_white_simple(plain, use_correction=False)),
+        ({"kind": "HC0"}, cov_white_simple(plain, use_correction=False)),
         ({}, cov_white_simple(plain, use_correction=True)),
         ({"clusters": groups}, clustered.cov_params()),
     ):
@@ -52,34 +52,91 @@ def test_statsmodels_mnlogit() -> None:
     x, y = sm.add_constant(data.exog).to_numpy(), np.minimum(data.endog, 2).to_numpy(int)
     theirs = sm.MNLogit(y, x).fit(disp=0, tol=1e-14, cov_type="HC0")
     fit = jax.jit(jl.fit_multinomial, static_argnums=2)(x, y, 3)
-    got = errors_of(fit, robust_covariance(fit, x, y, correction=False))
+    got = errors_of(fit, robust_covariance(fit, x, y, kind="HC0"))
     np.testing.assert_allclose(got, theirs.bse, rtol=1e-8)
 
 
 @x64
 def test_weights_offset_and_trials_are_those_of_the_rows() -> None:
-    # A row of weight 2 is a cluster of two; counts of trials are clusters of yes and no.
+    # A sampling weight of 2 is a cluster of two; counts of trials are clusters of yes and no.
     rng = np.random.default_rng(0)
     x, offset = rng.normal(size=[6, 2]), rng.normal(size=6)
     trials, counts = np.full(6, 4), np.array([1, 3, 0, 2, 4, 1])
     rows = np.repeat(np.arange(6), 4)
     each = np.concatenate([np.arange(4) < k for k in counts])
     fit = fit_logistic(x, counts, trials=trials, offset=offset)
-    want = robust_covariance(
-        fit, x[rows], each, offset=offset[rows], clusters=rows, correction=False
-    )
+    want = robust_covariance(fit, x[rows], each, offset=offset[rows], clusters=rows, kind="HC0")
     for given in (
         {"labels": counts, "trials": trials},
-        {"labels": counts / 4, "weights": trials},
+        {"labels": counts / 4, "weights": trials, "weight_kind": "sampling"},
     ):
-        got = robust_covariance(fit, x, **given, offset=offset, correction=False)
+        got = robust_covariance(fit, x, **given, offset=offset, kind="HC0")
         np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+WEIGHTS = np.array([2, 0, 1, 3, 1, 1, 2])
+ROWS = np.repeat(np.arange(7), WEIGHTS)
+CLUSTERS = np.array([3, 7, 3, 1, 1, 7, 7])
+
+
+@pytest.fixture(scope="module")
+def seven() -> tuple[jl.LogisticFit, np.ndarray, np.ndarray]:
+    """A weighted fit of seven rows, of which the second says nothing that makes sense."""
+    x = np.random.default_rng(0).normal(size=[7, 2]).astype(np.float32)
+    x[1], y = np.nan, np.array([1, -5, 0, 1, 0, 1, 0], np.float32)
+    return fit_logistic(x, y, weights=WEIGHTS), x, y
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("kind", ["HC0", "HC1"])
+def test_a_frequency_weight_is_so_many_rows(seven: Any, kind: str, clustered: bool) -> None:
+    fit, x, y = seven
+    options = {"clusters": CLUSTERS} if clustered else {}
+    got = jl.robust_covariance(fit, x, y, weights=WEIGHTS, kind=kind, **options)
+    options = {name: ids[ROWS] for name, ids in options.items()}
+    want = jl.robust_covariance(fit, x[ROWS], y[ROWS], kind=kind, **options)
+    # Sums of ten products.
+    np.testing.assert_allclose(got, want, rtol=20 * 2**-23)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("weight_kind", ["frequency", "sampling"])
+def test_rows_of_weight_0_do_not_exist(seven: Any, weight_kind: str, clustered: bool) -> None:
+    fit, x, y = seven
+    there = WEIGHTS > 0
+    options: dict[str, Any] = {"weight_kind": weight_kind}
+    both = {"clusters": CLUSTERS} if clustered else {}
+    got = jl.robust_covariance(fit, x, y, weights=WEIGHTS, **options, **both)
+    both = {name: ids[there] for name, ids in both.items()}
+    rows = (fit, x[there], y[there])
+    want = jl.robust_covariance(*rows, weights=WEIGHTS[there], **options, **both)
+    np.testing.assert_allclose(got, want, rtol=20 * 2**-23)
+
+
+def test_as_many_rows_as_coefficients_or_a_single_cluster_are_nan(seven: Any) -> None:
+    fit, x, y = seven
+    assert jnp.isnan(jl.robust_covariance(fit, x[2:4], y[2:4])).all()
+    assert jnp.isfinite(jl.robust_covariance(fit, x[2:4], y[2:4], kind="HC0")).all()
+    one = np.full(5, 4)
+    assert jnp.isnan(jl.robust_covariance(fit, x[2:], y[2:], clusters=one)).all()
+    assert jnp.isfinite(jl.robust_covariance(fit, x[2:], y[2:], clusters=one, kind="HC0")).all()
+    assert jnp.isnan(jl.robust_covariance(fit, x[:0], y[:0])).all()
+
+
+def test_names_of_clusters_may_be_hashes(seven: Any) -> None:
+    fit, x, y = seven
+    hashes = np.array([2**40, 2**40 + 1, 2**40, 2**33, 2**33, 2**40 + 1, 2**40 + 1])
+    got = jl.robust_covariance(fit, x, y, weights=WEIGHTS, clusters=hashes)
+    want = jl.robust_covariance(fit, x, y, weights=WEIGHTS, clusters=CLUSTERS)
+    np.testing.assert_allclose(got, want, rtol=20 * 2**-23)
 
 
 def covariance_of(b: Array, root: Array, x: Array, y: Array, w: Array) -> Array:
     zero, no = jnp.zeros([]), jnp.zeros([], bool)
     fit = jl.LogisticFit(b, root @ root.T, zero, zero, no, jnp.zeros([], jnp.int32), no)
-    return jl.robust_covariance(fit, x, y, weights=w, clusters=jnp.array([7, -1, 7]))
+    return jl.robust_covariance(
+        fit, x, y, weights=w, clusters=jnp.array([7, -1, 7]), weight_kind="sampling"
+    )
 
 
 def exact_covariance(b: Any, root: Any, x: Any, y: Any, w: Any) -> Any:
@@ -118,6 +175,10 @@ def test_refuses() -> None:
     fit = jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), fit)
     with pytest.raises(ValueError, match="trials must be None for a fit of classes"):
         jl.robust_covariance(fit, x, y, trials=jnp.ones(3))
+    with pytest.raises(ValueError, match=r'^kind must be "HC0" or "HC1", got \'HC2\'$'):
+        jl.robust_covariance(fit, x, y, kind="HC2")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r'^weight_kind must be "frequency" or "sampling"'):
+        jl.robust_covariance(fit, x, y, weight_kind="probability")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="clusters must be integers"):
         jl.robust_covariance(fit, x, y, clusters=jnp.ones(3))
     with pytest.raises(ValueError, match="clusters must have one entry for each row"):

@@ -237,6 +237,54 @@ def test_impossible_classes_stay_out() -> None:
     assert fit_vector_scaling(blocked, labels, weights=w).converged
 
 
+@pytest.mark.parametrize("mask", [-1e6, -1e8, -1e9, float(np.finfo(np.float32).min)])
+def test_masks_that_are_numbers(mask: float) -> None:
+    """In one row, and in all of them."""
+    z, labels, w = some_rows(dtype=np.float32)
+    other = (labels + 1) % K
+    for rows in (np.arange(3, 4), np.arange(N)):
+        blocked, masked = z.copy(), z.copy()
+        blocked[rows, other[rows]], masked[rows, other[rows]] = -np.inf, mask
+        for fit in (fit_temperature, fit_vector_scaling):
+            got, want = fit(masked, labels, weights=w), fit(blocked, labels, weights=w)
+            assert want.converged
+            assert got.converged
+            np.testing.assert_allclose(got[0], want[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_least_number_of_float16_is_a_mask() -> None:
+    z, labels, _ = some_rows(dtype=np.float16)
+    other = (labels + 1) % K
+    masked, blocked = z.copy(), z.copy()
+    masked[np.arange(N), other] = np.finfo(np.float16).min
+    blocked[np.arange(N), other] = -np.inf
+    got, want = fit_temperature(masked, labels), fit_temperature(blocked, labels)
+    np.testing.assert_array_equal(got.temperature, want.temperature)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e9])
+def test_weights_of_another_size(scale: float) -> None:
+    z, labels, w = some_rows(dtype=np.float32)
+    small = (w * scale).astype(np.float32)
+    for fit in (fit_temperature, fit_vector_scaling):
+        got, want = fit(z, labels, weights=small), fit(z, labels, weights=w)
+        assert got.converged
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-4)
+
+
+def test_saturated_logits_and_scores_far_from_0() -> None:
+    z, labels, w = some_rows(dtype=np.float32)
+    for fit in (fit_temperature, fit_vector_scaling):
+        got, want = fit(1000 * z, labels, weights=w), fit(z, labels, weights=w)
+        assert got.converged
+        ratio = got[0] / want[0]
+        np.testing.assert_allclose(ratio, 1000 if fit is fit_temperature else 1e-3, rtol=1e-3)
+    far, near = (fit_platt(z[:, 0] + shift, labels == 0) for shift in (2048.0, 0.0))
+    assert far.converged
+    # z + 2048 is rounded by 2^-13.
+    np.testing.assert_allclose(far.slope, near.slope, rtol=1e-3)
+
+
 def test_refused() -> None:
     z, labels = jnp.zeros([4, 3]), jnp.zeros([4], jnp.int32)
     for fit in (jl.fit_temperature, jl.fit_vector_scaling):
