@@ -3,20 +3,12 @@
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 
 import hypothesis
-import jax
 import pytest
 
-# For tests of meshes; everything else runs on the first of them.
-jax.config.update("jax_num_cpu_devices", 8)
-
-# The compiler for TPUs alone is used, which several workers may load at a time.
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-
-# A program that tests start, and programs for a type checker, which don't run.
-collect_ignore = ["processes.py", "typing"]
+# Programs for a type checker, which don't run.
+collect_ignore = ["typing"]
 
 # The same examples in every run; `HYPOTHESIS_PROFILE=explore pytest` looks for new ones.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -44,17 +36,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         seen[name] += 1
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
-
-
-@pytest.fixture
-def x64() -> Iterator[None]:
-    """float64 for this test only."""
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _forget_compiled() -> Iterator[None]:
-    """Give back what a module's tests compiled: over the whole suite it is gigabytes."""
-    yield
-    jax.clear_caches()

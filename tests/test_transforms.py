@@ -26,7 +26,7 @@ ELSEWHERE = {
     "blockwise_mean": "test_blockwise.py",
     "blockwise_sum": "test_blockwise.py",
     "brier_score": "test_calibration.py",
-    "checked": "test_checks.py",
+    "checked": "test_checked.py",
     "confidence_intervals": "test_inference.py",
     "conformal_set": "test_conformal.py",
     "conformal_threshold": "test_conformal.py",
@@ -203,20 +203,10 @@ def assert_close(results: tf.Results, want: np.ndarray) -> None:
         np.testing.assert_allclose(got, want, rtol=0, atol=16 * 2**-23 * size, err_msg=transform)
 
 
-def test_values(case: Case, exact: tf.Exact) -> None:
-    f = tf.joined(case)
-    assert_close(jax.jit(lambda x: tf.values(f._replace(point=x)))(f.point), exact.value)
+def test_transforms(case: Case, exact: tf.Exact) -> None:
+    for results, want in zip(tf.of_each_order(tf.joined(case)), exact, strict=True):
+        assert_close(results, want)
     assert_close({"eager": case.batch(*map(jnp.asarray, case.args))}, exact.value)
-
-
-def test_gradients(case: Case, exact: tf.Exact) -> None:
-    f = tf.joined(case)
-    assert_close(jax.jit(lambda x: tf.gradients(f._replace(point=x)))(f.point), exact.gradient)
-
-
-def test_second_derivatives(case: Case, exact: tf.Exact) -> None:
-    f = tf.joined(case)
-    assert_close(jax.jit(lambda x: tf.hessians(f._replace(point=x)))(f.point), exact.hessian)
 
 
 def test_vmap_over_each_argument(case: Case) -> None:

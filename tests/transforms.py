@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import row_oracles as ro
+from interpret import interpreted
 from jax import export, lax
 from jax.flatten_util import ravel_pytree
 
@@ -187,6 +188,20 @@ def hessians(f: Joined) -> Results:
     )
 
 
+def of_each_order(f: Joined, *groups: Callable[[Joined], Results]) -> list[Results]:
+    """The groups' transforms, by default values, gradients and Hessians, run with numpy.
+
+    With all three, what XLA makes of the three is among them.
+    """
+    made = groups or (values, gradients, hessians)
+    results = interpreted(lambda x: [group(f._replace(point=x)) for group in made])(f.point)
+    if not groups:
+        compiled = jax.jit(lambda x: (f.value(x), jax.grad(f.number)(x), jax.hessian(f.number)(x)))
+        for of_order, result in zip(results, compiled(f.point), strict=True):
+            of_order["compiled"] = result
+    return results
+
+
 def few_of_each(f: Joined) -> tuple[Results, Results, Results]:
     """Values, gradients and Hessians for functions that take long to compile, in both modes."""
 
@@ -202,26 +217,22 @@ def few_of_each(f: Joined) -> tuple[Results, Results, Results]:
     )(f.point)
 
 
-def vmapped(case: Case) -> Iterator[tuple[Array, Array]]:
+def vmapped(case: Case) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """vmap over each argument alone, the others shared, and a loop that does the same."""
-    one = jax.jit(case.fn)
+    one = interpreted(case.fn)
     for i, arg in enumerate(case.args):
         shared = [jnp.asarray(other[0]) for other in case.args]
         axes = [0 if j == i else None for j in range(len(shared))]
-        together = jax.jit(jax.vmap(case.fn, in_axes=axes))
+        together = interpreted(jax.vmap(case.fn, in_axes=axes))
         one_by_one = [one(*shared[:i], jnp.asarray(x), *shared[i + 1 :]) for x in arg]
-        yield together(*shared[:i], jnp.asarray(arg), *shared[i + 1 :]), jnp.stack(one_by_one)
+        yield together(*shared[:i], jnp.asarray(arg), *shared[i + 1 :]), np.stack(one_by_one)
 
 
 def exported(case: Case) -> Results:
-    """The value after serialisation, with a known and with a symbolic number of examples."""
-    specs = [jax.ShapeDtypeStruct(arg.shape, arg.dtype) for arg in case.args]
+    """The value after serialisation, with a symbolic number of examples."""
     (rows,) = export.symbolic_shape("rows")
     symbolic = [jax.ShapeDtypeStruct((rows, *arg.shape[1:]), arg.dtype) for arg in case.args]
-    return {
-        "fixed": _reloaded(case.batch, specs).call(*case.args),
-        "symbolic": _reloaded(case.batch, symbolic).call(*case.args),
-    }
+    return {"symbolic": _reloaded(case.batch, symbolic).call(*case.args)}
 
 
 def exported_gradient(f: Joined) -> Array:

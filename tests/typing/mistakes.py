@@ -11,7 +11,7 @@ import jaxlogits as jl
 z = jnp.zeros([4, 3])
 labels = jnp.array([0, 1, 2, 0])
 
-jl.softmax(z, -1)  # E: call-arg
+jl.softmax(z, -1, z > 0)  # E: call-arg
 jl.softmax("logits")  # E: arg-type
 jl.softmax([0.0, 1.0])  # E: arg-type
 jl.softmax(z, axis=None)  # E: arg-type

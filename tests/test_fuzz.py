@@ -1,0 +1,15 @@
+"""A few cases of the fuzzer; ``python tests/fuzz.py --seconds 600`` looks for more."""
+
+import zlib
+
+import fuzz
+import pytest
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("name", fuzz.BY_NAME)
+def test_some_rows(name: str) -> None:
+    """One program of each function, by turns of what it is compiled for."""
+    setting = zlib.crc32(name.encode()) % len(fuzz.SETTINGS)
+    seeds = [setting + len(fuzz.SETTINGS) * i for i in range(5)]
+    assert [failure for seed in seeds for failure in fuzz.check(name, seed)] == []
