@@ -1,6 +1,8 @@
-"""What every test and doctest runs under."""
+"""What every test and doctest runs under, those of the documents too."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,12 +14,45 @@ import jaxlogits as jl
 # Read by matplotlib when an example imports it: figures need no display.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# A worker that holds more gives back what it has compiled after each file.
+_MOST_RESIDENT = 2**31
+
 # A promotion or a broadcast that nobody wrote is an error.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# For tests of meshes; everything else runs on the first of them.
+jax.config.update("jax_num_cpu_devices", 8)
+
+# The compiler for TPUs alone is used, which several workers may load at a time.
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
 # No test reads the tracebacks of operations, and lowering with them takes processor time.
 jax.config.update("jax_traceback_in_locations_limit", 0)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """float64 for this test only."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled() -> Iterator[None]:
+    """Give back what was compiled once it is much: over the whole suite it is gigabytes."""
+    yield
+    if _resident_bytes() > _MOST_RESIDENT:
+        jax.clear_caches()
+
+
+def _resident_bytes() -> int:
+    """Of this process; 0 where the system doesn't say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture(autouse=True)

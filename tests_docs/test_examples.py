@@ -1,0 +1,169 @@
+"""What the documents show is run: the example programs and every code block."""
+
+import contextlib
+import doctest
+import importlib.util
+import io
+import re
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.newest
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def load(name: str) -> ModuleType:
+    """An example program as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, str, Path]:
+    """Accuracy, output and figure of the digits example as README runs it."""
+    figure = tmp_path_factory.mktemp("digits") / "new" / "digits.png"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        accuracy = load("digits").main(figure=figure)
+    return accuracy, output.getvalue(), figure
+
+
+def test_digits_learns(digits: tuple[float, str, Path]) -> None:
+    accuracy, output, figure = digits
+    assert accuracy >= 0.95
+    assert "argmax of logits = argmax of probabilities: 360 of 360 images" in output
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in output
+
+
+def test_digits_prints_what_readme_shows(digits: tuple[float, str, Path]) -> None:
+    shown = re.search(r"^test accuracy: .*?(?=^figure:)", README, re.MULTILINE | re.DOTALL)[0]
+    printed = digits[1].rsplit("figure:", maxsplit=1)[0]
+    number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
+    assert re.split(number, shown) == re.split(number, printed)
+    # Training is repeatable on one machine; another one rounds differently, and 400 steps and a
+    # factor of 6 in an exponent make that visible: 75 * 400 * 2^-24 is 2e-3.
+    figures = [float(text) for text in re.findall(number, printed)]
+    assert figures == pytest.approx([float(text) for text in re.findall(number, shown)], rel=1e-2)
+
+
+def test_digits_learns_little_in_a_few_steps(tmp_path: Path) -> None:
+    assert 0.1 < load("digits").main(steps=3, figure=tmp_path / "digits.png") < 0.95
+
+
+def test_calibrate_keeps_its_promises(tmp_path: Path) -> None:
+    figure = tmp_path / "calibrate.png"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        fit = load("calibrate").main(figure=figure)
+    assert fit.converged
+    assert fit.temperature > 1.5  # the network is too sure
+    printed = output.getvalue()
+    before, after = map(float, re.search(r"calibration error +(\S+) +(\S+)", printed).groups())
+    assert after < before / 2
+    sets = re.findall(r"^(?:-log p|adaptive) +(\S+) +(\S+) +\S+$", printed, re.MULTILINE)
+    assert len(sets) == 6
+    for promised, covered in sets:
+        # 600 and 1097 images leave a standard error of at most 1.5 %.
+        assert abs(float(promised) - float(covered)) < 0.05
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in printed
+
+
+def test_big_vocabulary_gives_the_same_with_less(tmp_path: Path) -> None:
+    example, figure = load("big_vocabulary"), tmp_path / "big_vocabulary.png"
+    budget = 200 * example.MIB
+    sizes = {"vocabulary_size": 4096, "features": 16, "batch_size": 4096, "largest_batch": 8192}
+    options = example.Options(num_files=20, steps=3, budget=budget, **sizes)
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
+        difference = example.main(options, figure)
+    assert difference < 1e-5
+    assert "<- plain doesn't fit" in output.getvalue()
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mesh_gives_the_same_losses(tmp_path: Path) -> None:
+    example, figure = load("mesh"), tmp_path / "mesh.png"
+    options = example.Options(
+        num_files=20, vocabulary_size=512, features=16, batch_size=64, steps=5
+    )
+    # optax multiplies a step's number, an integer, by a float.
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
+        difference = example.main(options, figure)
+    assert difference < 2e-6
+    first, last = re.search(r"^8 devices: loss (\S+) -> (\S+)$", output.getvalue(), re.M).groups()
+    assert float(last) < float(first) - 0.1
+    assert re.search(r"1 device: .*\n .* sent in a step: nothing", output.getvalue())
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_decode_writes_by_every_rule(tmp_path: Path) -> None:
+    example, figure = load("decode"), tmp_path / "decode.png"
+    options = example.Options(features=4, width=32, steps=200, batch_size=32, length=10)
+    # optax multiplies a step's number, an integer, by a float.
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
+        results = example.main(options, figure)
+    printed = output.getvalue()
+    first, last = map(float, re.search(r"loss (\S+) -> (\S+) nats", printed).groups())
+    assert last < first - 0.5
+    assert all(f"\n{name}: " in printed for name in example.RULES)
+    kept = {name: np.asarray(written.num_kept) for name, written in results.items()}
+    assert np.all(kept["greedy"] == 1)
+    assert np.all(np.asarray(results["greedy"].entropy) == 0)
+    assert np.all(kept["top-k, 5"] == 5)
+    assert np.mean(kept["top-p, 0.8"]) < np.mean(kept["everything"])
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_odds_reads_a_logits_layer_as_a_regression(tmp_path: Path) -> None:
+    figure = tmp_path / "odds.png"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        fit, kernel = load("odds").main(resamples=200, figure=figure)
+    assert fit.converged
+    # A thousand steps leave what gradients of float32 can tell apart.
+    assert kernel.tolist() == pytest.approx(fit.coefficients.tolist(), rel=1e-3)
+    printed = output.getvalue()
+    assert re.search(r"mean radius +│ +4.501 │ +0.564 │ +7.98 │ 1.5e-15 │", printed)
+    assert "200 of 200 bootstrap fits converged" in printed
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in printed
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_code_blocks(path: Path, doctest_namespace: dict[str, object]) -> None:
+    # Fences become blank lines, at which doctest ends the expected output.
+    text = re.sub(r"^```.*$", "", path.read_text(), flags=re.MULTILINE)
+    parser = doctest.DocTestParser()
+    blocks = parser.get_doctest(text, dict(doctest_namespace), path.name, str(path), 0)
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE, verbose=False)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jnp.printoptions())  # put back what a block sets
+        if path.stem == "frameworks":
+            for name in ("flax", "haiku", "equinox"):
+                pytest.importorskip(name, reason="the frameworks aren't installed")
+            # Their layers add a bias to a batch, and optax a float to a step's number.
+            stack.enter_context(jax.numpy_dtype_promotion("standard"))
+            stack.enter_context(jax.numpy_rank_promotion("allow"))
+        runner.run(blocks, out=report.append)
+    assert not report, "\n".join(report)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_python_blocks_are_sessions_with_their_output(path: Path) -> None:
+    # A block without a prompt would not be run by the test above.
+    for block in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+        assert block.startswith(">>> ")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), target
