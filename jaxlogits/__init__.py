@@ -18,7 +18,7 @@ from jaxlogits._calibration import (
     negative_log_likelihood,
     reliability_curve,
 )
-from jaxlogits._checks import checked
+from jaxlogits._checked import checked
 from jaxlogits._class_losses import (
     poly_loss_cross_entropy,
     softmax_cross_entropy,
