@@ -52,7 +52,7 @@ def program(*static: str, **options: Option) -> Callable[[Callable[P, T]], Calla
         signature = inspect.signature(fn)
         positions = {name: i for i, name in enumerate(signature.parameters) if name in options}
         fixed = {name: i for i, name in enumerate(signature.parameters) if name in static}
-        first_option = min(positions.values(), default=0) if positions else 1000
+        first_option = min(positions.values(), default=len(signature.parameters))
 
         @functools.wraps(fn)
         def traced(*args: Any, **kwargs: Any) -> T:

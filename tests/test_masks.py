@@ -18,6 +18,13 @@ LABELS = np.array([0, 2, 1])
 TARGETS = np.array([[0.5, 0.5, 0], [0, 0.25, 0.75], [0.2, 0.3, 0.5]], np.float32)
 ROWS = np.array([True, False, True])
 
+INTEGER_LOSSES = (
+    "softmax_cross_entropy_with_integer_labels",
+    "softmax_focal_loss_with_integer_labels",
+    "sparsemax_loss_with_integer_labels",
+    "entmax_loss_with_integer_labels",
+)
+DENSE_LOSSES = ("softmax_cross_entropy", "poly_loss_cross_entropy", "sparsemax_loss", "entmax_loss")
 ONE_PER_ROW: dict[str, Callable[..., Any]] = {
     "entropy": jl.entropy,
     "softmax_kl_divergence": lambda z, **o: jl.softmax_kl_divergence(z, OTHER, **o),
@@ -27,22 +34,12 @@ ONE_PER_ROW: dict[str, Callable[..., Any]] = {
         jl.softmax_cross_entropy_with_teacher_logits(z, OTHER, **o)
     ),
     **{
-        name: functools.partial(lambda name, z, **o: getattr(jl, name)(z, LABELS, **o), name)
-        for name in (
-            "softmax_cross_entropy_with_integer_labels",
-            "softmax_focal_loss_with_integer_labels",
-            "sparsemax_loss_with_integer_labels",
-            "entmax_loss_with_integer_labels",
+        name: functools.partial(lambda name, t, z, **o: getattr(jl, name)(z, t, **o), name, labels)
+        for labels, names in (
+            (LABELS, INTEGER_LOSSES),
+            (TARGETS, DENSE_LOSSES),
         )
-    },
-    **{
-        name: functools.partial(lambda name, z, **o: getattr(jl, name)(z, TARGETS, **o), name)
-        for name in (
-            "softmax_cross_entropy",
-            "poly_loss_cross_entropy",
-            "sparsemax_loss",
-            "entmax_loss",
-        )
+        for name in names
     },
 }
 # These return classes, or -inf for a row without one.
