@@ -18,7 +18,7 @@ from jaxlogits._explicit import on_explicit_mesh, split_logits
 from jaxlogits._mesh import row_sum, vary, varying_axes
 from jaxlogits._precision import wide_dtype, widen
 from jaxlogits._program import Option, program
-from jaxlogits._quotients import tempered
+from jaxlogits._quotients import cooled
 from jaxlogits._row_pairs import (
     Triple,
     below_max,
@@ -39,6 +39,7 @@ from jaxlogits._rows import (
     row_stats,
     rows_of,
     softmax_rows,
+    spoiled,
 )
 from jaxlogits._rules import times
 from jaxlogits._typing import Array, ArrayLike, Axis, AxisName
@@ -279,7 +280,8 @@ def softmax_cross_entropy_with_teacher_logits(
     )
     scale = _checks.as_option("temperature", temperature, student.z.dtype)
     t = _tempered(teacher.z, scale, axis_name)
-    return scale * _cross_entropy_rows(t, student.z, scale, student.blank, axis_name)
+    # In eighths, as the sum over classes may be beyond the greatest number where T times it isn't.
+    return 8.0 * (scale * _cross_entropy_rows(t, student.z, scale, student.blank, axis_name))
 
 
 def _two_rows(
@@ -341,22 +343,26 @@ def _entropy_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
 
 
 def _tempered(z: Array, scale: Array, axis_name: AxisName) -> Array:
-    return tempered(z, scale, float(jnp.finfo(z.dtype).max), axis_name)
+    """(z - max(z)) / T, where no class becomes impossible that isn't."""
+    known = without_inf(z, axis_name)
+    below = spoiled(cooled(z, scale, axis_name), jnp.isnan(known))
+    lowest = float(jnp.finfo(z.dtype).min)
+    return jnp.where((below == -jnp.inf) & (known > -jnp.inf) & (scale > 0), lowest, below)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _cross_entropy_rows(
     a: Array, b: Array, scale: Array, blank: Array, axis_name: AxisName
 ) -> Array:
-    """-scale sum_k p_k log q_k of each row, with 0 log 0 = 0, for q = softmax(b / scale).
+    """An eighth of -scale sum_k p_k log q_k, with 0 log 0 = 0, for q = softmax(b / scale).
 
     As sum_k p_k (max(b) - b_k) + scale log1p(rest): over a small scale the logits may overflow.
     """
     p = softmax_rows(a, blank, axis_name)
     known = without_inf(b, axis_name)
     gaps = -row_sum(jnp.where(p == 0, 0.0, p * below_max(known, axis_name)), axis_name)
-    rest = row_stats(_tempered(known, scale, axis_name), axis_name).rest
-    total = 8.0 * gaps + scale * jnp.log1p(rest)
+    rest = row_stats(_tempered(b, scale, axis_name), axis_name).rest
+    total = gaps + scale * (jnp.log1p(rest) / 8.0)
     total = jnp.where(unbounded(a, known, axis_name), jnp.inf, total)
     return jnp.where(is_empty(a, b, axis_name), blank, total)[..., 0]
 
@@ -371,16 +377,16 @@ def _cross_entropy_jvp(
     tangent = jnp.zeros_like(loss)
     if not isinstance(da, SymbolicZero):
         eighths = below_max(without_inf(b, axis_name), axis_name)
-        of_p = whole(centred_rows(a, eighths, blank, axis_name))
+        of_p = centred_rows(a, eighths, blank, axis_name)
         tangent -= contract(p, of_p, da, axis_name)
     if isinstance(db, SymbolicZero) and isinstance(dscale, SymbolicZero):
         return loss, tangent
     student = _tempered(b, scale, axis_name)
     if not isinstance(db, SymbolicZero):
         difference = prob_difference_rows(a, student, blank, axis_name)
-        tangent += contract(p, difference, db, axis_name)
+        tangent += contract(p, difference / 8.0, db, axis_name)
     if not isinstance(dscale, SymbolicZero):
-        tangent += _entropy_rows(student, blank, axis_name) * dscale
+        tangent += _entropy_rows(student, blank, axis_name) / 8.0 * dscale
     return loss, tangent
 
 
