@@ -1,4 +1,4 @@
-"""Derive every constant of ``jaxlogits/_elementary.py``.
+"""Derive every constant of ``jaxlogits/_src/base/exp_log.py``.
 
 The polynomials are Chebyshev interpolants of a smooth function on an interval, computed in 60
 digits and rounded to the working dtype; they are within a few per cent of the minimax polynomial.
@@ -74,7 +74,7 @@ def split_log2(dtype: type[np.floating]) -> tuple[np.floating, np.floating]:
 
 
 def main() -> None:
-    """Print the constants in the form in which ``_elementary.py`` has them."""
+    """Print the constants in the form in which ``exp_log.py`` has them."""
     for dtype in (np.float32, np.float64):
         for name, fit in FITS.items():
             rounded = coefficients(fit, dtype)

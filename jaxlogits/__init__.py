@@ -7,9 +7,15 @@ Pure functions that compose with every JAX transform::
     loss = jl.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 """
 
-from jaxlogits._binary_losses import sigmoid_binary_cross_entropy, sigmoid_focal_loss
-from jaxlogits._blockwise import blockwise_map, blockwise_mean, blockwise_sum
-from jaxlogits._calibration import (
+from jaxlogits._src.base.checked import checked
+from jaxlogits._src.blockwise.linear_head import (
+    linear_log_probs,
+    linear_softmax_cross_entropy,
+    linear_softmax_kl_divergence,
+)
+from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
+from jaxlogits._src.calibration.conformal import aps_scores, conformal_set, conformal_threshold
+from jaxlogits._src.calibration.errors import (
     ReliabilityCurve,
     adaptive_calibration_error,
     brier_score,
@@ -18,45 +24,7 @@ from jaxlogits._calibration import (
     negative_log_likelihood,
     reliability_curve,
 )
-from jaxlogits._checked import checked
-from jaxlogits._class_losses import (
-    poly_loss_cross_entropy,
-    softmax_cross_entropy,
-    softmax_cross_entropy_with_integer_labels,
-    softmax_focal_loss_with_integer_labels,
-)
-from jaxlogits._conformal import aps_scores, conformal_set, conformal_threshold
-from jaxlogits._divergences import (
-    entropy,
-    jensen_shannon_divergence,
-    softmax_cross_entropy_with_teacher_logits,
-    softmax_kl_divergence,
-    total_variation,
-)
-from jaxlogits._inference import (
-    confidence_intervals,
-    odds_ratios,
-    p_values,
-    predict_log_odds,
-    predict_probs,
-    standard_errors,
-    z_values,
-)
-from jaxlogits._linear_head import (
-    linear_log_probs,
-    linear_softmax_cross_entropy,
-    linear_softmax_kl_divergence,
-)
-from jaxlogits._log_odds import log1mexp, log_sigmoid, logit, sigmoid, softplus
-from jaxlogits._regression import LogisticFit, fit_logistic, fit_multinomial
-from jaxlogits._robust import robust_covariance
-from jaxlogits._sampling import (
-    gumbel_softmax,
-    sample,
-    sample_with_log_prob,
-    sample_without_replacement,
-)
-from jaxlogits._scaling import (
+from jaxlogits._src.calibration.fits import (
     PlattFit,
     TemperatureFit,
     VectorScalingFit,
@@ -64,9 +32,42 @@ from jaxlogits._scaling import (
     fit_temperature,
     fit_vector_scaling,
 )
-from jaxlogits._shaping import adjust_prior, apply_temperature, penalize_repetition, soft_cap
-from jaxlogits._softmax import class_log_odds, log_softmax, logsumexp, softmax
-from jaxlogits._sparse_softmax import (
+from jaxlogits._src.decoding.sampling import (
+    gumbel_softmax,
+    sample,
+    sample_with_log_prob,
+    sample_without_replacement,
+)
+from jaxlogits._src.decoding.shaping import (
+    adjust_prior,
+    apply_temperature,
+    penalize_repetition,
+    soft_cap,
+)
+from jaxlogits._src.decoding.truncation import (
+    keep_epsilon,
+    keep_eta,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+)
+from jaxlogits._src.log_odds import log1mexp, log_sigmoid, logit, sigmoid, softplus
+from jaxlogits._src.losses.binary import sigmoid_binary_cross_entropy, sigmoid_focal_loss
+from jaxlogits._src.losses.classes import (
+    poly_loss_cross_entropy,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+    softmax_focal_loss_with_integer_labels,
+)
+from jaxlogits._src.losses.divergences import (
+    entropy,
+    jensen_shannon_divergence,
+    softmax_cross_entropy_with_teacher_logits,
+    softmax_kl_divergence,
+    total_variation,
+)
+from jaxlogits._src.losses.sparse import (
     entmax,
     entmax15,
     entmax_loss,
@@ -75,14 +76,18 @@ from jaxlogits._sparse_softmax import (
     sparsemax_loss,
     sparsemax_loss_with_integer_labels,
 )
-from jaxlogits._truncation import (
-    keep_epsilon,
-    keep_eta,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-    keep_typical,
+from jaxlogits._src.regression.fit import LogisticFit, fit_logistic, fit_multinomial
+from jaxlogits._src.regression.robust import robust_covariance
+from jaxlogits._src.regression.summary import (
+    confidence_intervals,
+    odds_ratios,
+    p_values,
+    predict_log_odds,
+    predict_probs,
+    standard_errors,
+    z_values,
 )
+from jaxlogits._src.softmax import class_log_odds, log_softmax, logsumexp, softmax
 
 __version__ = "0.1.0"
 

@@ -33,9 +33,10 @@ RESULTS = sorted(set(jl.__all__) - set(FUNCTIONS))
 each_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
-def home(name: str) -> str:
-    """The module of a public name without its underscore, such as ``softmax``."""
-    return getattr(jl, name).__module__.removeprefix("jaxlogits._")
+def home(name: str) -> Path:
+    """The module of a public name, from its floor down: ``losses/classes.py``."""
+    module = getattr(jl, name).__module__.removeprefix("jaxlogits._src.")
+    return Path(*module.split(".")).with_suffix(".py")
 
 
 def call(name: str) -> str:
@@ -57,7 +58,7 @@ def test_docstring_has_its_sections_in_order(name: str) -> None:
     assert docstring is not None
     found = re.findall(r"^([A-Z]\w+):", docstring, flags=re.MULTILINE)
     assert found == [section for section in SECTIONS if section in found]
-    optional = OPTIONAL_IN_CHECKS if home(name) == "checked" else OPTIONAL
+    optional = OPTIONAL_IN_CHECKS if name == "checked" else OPTIONAL
     assert set(SECTIONS) - set(found) <= optional
     example = docstring.split("Example:")[1]
     assert f"jl.{name}" in example, "the example doesn't call the function"
@@ -65,7 +66,7 @@ def test_docstring_has_its_sections_in_order(name: str) -> None:
 
 @each_function
 def test_docstring_is_short(name: str) -> None:
-    source = ast.parse((PACKAGE / f"_{home(name)}.py").read_text())
+    source = ast.parse((PACKAGE / "_src" / home(name)).read_text())
     functions = [node for node in source.body if isinstance(node, ast.FunctionDef)]
     body = next(node for node in functions if node.name == name).body[0]
     assert body.end_lineno - body.lineno + 1 <= 35
@@ -88,7 +89,8 @@ def test_results_are_named_tuples_that_say_what_each_field_is() -> None:
 
 @pytest.mark.parametrize("name", jl.__all__)
 def test_has_a_test(name: str) -> None:
-    tests = (ROOT / "tests" / f"test_{home(name)}.py").read_text()
+    module = home(name)
+    tests = (ROOT / "tests" / module.parent / f"test_{module.name}").read_text()
     assert re.search(rf"\b{name}\b", tests)
 
 

@@ -1,0 +1,1 @@
+"""The rooms of the library; what is public is what ``jaxlogits`` itself names."""

@@ -1,0 +1,55 @@
+"""The words of signatures, and which dtype a computation runs in, decided once.
+
+Everything runs in float32, or in float64 where the input has it. Elementwise maps round once, back
+to the dtype they were given; reductions over classes or rows come back in the wide dtype.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike as ArrayLike
+
+Array = jax.Array
+Axis = int | tuple[int, ...]
+AxisName = str | tuple[str, ...] | None
+
+
+def wide_dtype(*arrays: Array) -> jnp.dtype:
+    """float64 if any of the arrays has it, else float32."""
+    has_float64 = any(array.dtype == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if has_float64 else jnp.float32)
+
+
+def widen(array: Array, dtype: jnp.dtype | None = None) -> Array:
+    """The array in the dtype that computations run in, with one rounding to what it was given in.
+
+    XLA leaves out the rounding of a half-precision result that it fuses into its reader. Where one
+    reader sees the rounded number and another doesn't, a sum and its terms no longer belong
+    together; after this rounding all of them see the same one. It has 8 bits of exponent for every
+    dtype: float16's own 5 would flush its subnormals, and make 448 of float8_e4m3fn infinite.
+    """
+    wide = array.astype(wide_dtype(array) if dtype is None else dtype)
+    if array.dtype.itemsize > 2 or not jnp.issubdtype(array.dtype, jnp.floating):
+        return wide
+    return _rounded(wide, jnp.finfo(array.dtype).nmant)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _rounded(x: Array, mantissa_bits: int) -> Array:
+    """x to so many bits; its gradient isn't rounded here, but once, where it becomes narrow."""
+    return lax.reduce_precision(x, 8, mantissa_bits)
+
+
+@_rounded.defjvp
+def _rounded_jvp(
+    mantissa_bits: int, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    return _rounded(*primals, mantissa_bits), tangents[0]
+
+
+def narrow(array: Array, like: Array) -> Array:
+    """The array in the dtype of ``like``, and as weakly typed: a number gives a number."""
+    is_weak = jax.typeof(like).weak_type
+    return lax.convert_element_type(array, float) if is_weak else array.astype(like.dtype)

@@ -1,0 +1,83 @@
+"""Derivative rules, written in one way: what each argument adds to the tangent of the result.
+
+Nothing changes nothing: a tangent of zeros gives zeros, whether JAX knows that they are zeros or
+they come as an array, and also where the slope is infinite. So says ``times``, with which a rule
+multiplies whatever isn't known to be finite. It holds for cotangents too.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from jaxlogits._src.base.dtypes import Array
+
+
+def derivatives(fn: Any, *partials: Any) -> None:
+    """Give a ``custom_jvp`` function its rule, from one function for each of its arguments.
+
+    ``partial(tangent, value, *arguments)`` is what an argument's tangent adds to the result's, the
+    arguments as ``fn`` takes them: arrays first, or None, then static ones. It is None itself for
+    an argument on which the result doesn't depend. What doesn't change costs nothing.
+    """
+
+    @functools.partial(fn.defjvp, symbolic_zeros=True)
+    def rule(*args: Any) -> tuple[Array, Array]:
+        *static, primals, tangents = args
+        value = fn(*primals, *static)
+        terms = [
+            partial(tangent, value, *primals, *static)
+            for partial, tangent in zip(partials, tangents, strict=True)
+            if not (partial is None or tangent is None or isinstance(tangent, SymbolicZero))
+        ]
+        return value, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(value)
+
+
+def times(slope: Array, tangent: Array) -> Array:
+    """slope * tangent, 0 where the tangent is 0 though the slope be infinite.
+
+    A select that asks the tangent couldn't be transposed, so infinity is a product of two finite
+    factors, which brings any number that isn't 0 beyond the greatest.
+    """
+    # Behind the barrier XLA doesn't multiply it by a constant slope first, which would be infinite.
+    greatest = lax.optimization_barrier(jnp.finfo(slope.dtype).max)
+    beyond = tangent * jnp.sign(slope) * greatest * greatest
+    return tangent * _finite(slope) + jnp.where(jnp.isinf(slope), beyond, 0.0)
+
+
+@jax.custom_jvp
+def _finite(slope: Array) -> Array:
+    """The slope, at most the greatest number; it changes as the slope does."""
+    greatest = float(jnp.finfo(slope.dtype).max)
+    return jnp.clip(slope, -greatest, greatest)
+
+
+derivatives(_finite, lambda dslope, _, __: dslope)
+
+
+@jax.custom_jvp
+def weigh(weight: Array, value: Array) -> Array:
+    """weight * value, where 0 counts nothing, be the other infinite or its tangent."""
+    return product(weight, value)
+
+
+derivatives(
+    weigh,
+    lambda dweight, _, __, value: jnp.where(value == 0, 0.0, times(value, dweight)),
+    lambda dvalue, _, weight, __: jnp.where(weight == 0, 0.0, times(weight, dvalue)),
+)
+
+
+def product(*factors: Array) -> Array:
+    """The product of numbers of which any that is 0 wins over infinity. It has no derivative."""
+    nothing = functools.reduce(jnp.logical_or, [factor == 0 for factor in factors])
+    finite = [jnp.where(nothing & jnp.isinf(factor), 1.0, factor) for factor in factors]
+    return functools.reduce(jnp.multiply, finite)
+
+
+def spread(tangent: Array, *slopes: Array) -> Array:
+    """What several slopes make of one tangent: of inf and -inf nothing, where it is 0."""
+    return functools.reduce(jnp.add, [times(slope, tangent) for slope in slopes])

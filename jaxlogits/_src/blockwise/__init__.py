@@ -1,0 +1,1 @@
+"""Functions of rows without the arrays between."""

@@ -1,0 +1,273 @@
+"""Losses of ``hidden @ kernel`` that never hold all of it: the blockwise transforms, ready made.
+
+Each function is one function of a block of rows, the logits and then the library's own loss, run by
+``blockwise_mean``, ``blockwise_sum`` or ``blockwise_map``.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.checks import Range
+from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
+from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.blockwise.linear_layer import (
+    Head,
+    Reduction,
+    are_bad,
+    existing_classes,
+    head_labels,
+    linear_layer,
+    logits_of,
+    reduce_rows,
+    spoiled,
+)
+from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
+from jaxlogits._src.losses.divergences import softmax_kl_divergence
+from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_layer
+
+_STATIC = ("block_size", "precision", "axis_name", "row_axis_name")
+
+
+@program(
+    *_STATIC,
+    "reduction",
+    "accumulate_dtype",
+    label_smoothing=Option(Range(0, below=1), off=(0,)),
+    z_loss=Option(Range(0), off=(0,)),
+    soft_cap=Option(Range(above=0)),
+    temperature=Option(Range(above=0), off=(1,)),
+)
+@on_explicit_mesh(split_layer)
+def linear_softmax_cross_entropy(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    class_where: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    reduction: str = "mean",
+    block_size: int | None = None,
+    precision: Any = None,
+    accumulate_dtype: Any = None,
+    axis_name: AxisName = None,
+    row_axis_name: AxisName = None,
+) -> Array:
+    """Cross entropy of integer labels and softmax(hidden @ kernel), without that array in memory.
+
+    Args:
+        hidden: floating-point array ``[..., D]``, one row for each example.
+        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``, which makes no copy.
+        labels: integers in [0, K), ``[...]``. One outside makes its row's loss and gradients NaN.
+        bias: ``[K]``.
+        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
+        weights: w, one for each row.
+        class_where: boolean mask ``[K]``, False for classes that don't exist (a label costs +inf).
+        label_smoothing: as in ``softmax_cross_entropy_with_integer_labels``.
+        class_weights: the same, ``[K]``.
+        z_loss: the same.
+        soft_cap: c above 0: logits are c tanh((hidden @ kernel + bias) / c). None for no bound.
+        temperature: above 0, divides them; this or soft_cap gives NaN where it is traced and isn't.
+        reduction: "mean", sum(w L) / sum(w), 0 where no row counts; "sum", sum(w L); "none", w L.
+        block_size: rows that are computed at once; None chooses it from bytes.
+        precision: of the matrix products, as in ``jax.lax.dot_general``.
+        accumulate_dtype: as in ``blockwise_sum``, for a mean or a sum.
+        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
+        row_axis_name: those over which hidden's first dimension is split, as in ``blockwise_sum``.
+
+    Returns:
+        A scalar or, for "none", ``[...]``, in float32 or wider.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, shape or option.
+
+    Accuracy: that of the loss, given logits whose products are summed in float32.
+    Transforms: all, to any order, in every floating-point argument and option.
+
+    Example:
+        >>> jl.linear_softmax_cross_entropy(jnp.ones([4, 2]), jnp.ones([2, 8]), jnp.arange(4))
+        Array(2.0794415, dtype=float32)
+    """
+    how = Reduction(
+        reduction, where, weights, block_size, accumulate_dtype, axis_name, row_axis_name
+    )
+    rows, head = linear_layer(hidden, kernel, bias, how)
+    indices = head_labels(labels, rows, head, how)
+    exists = existing_classes(class_where, head)
+    logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+
+    def loss(head: Head, hidden: Array, labels: Array) -> Array:
+        bad = are_bad(labels, head, axis_name)
+        each = softmax_cross_entropy_with_integer_labels(
+            logits(head, hidden),
+            jnp.where(bad, 0, labels),
+            where=exists,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+            z_loss=z_loss,
+            axis_name=axis_name,
+        )
+        return spoiled(each, bad)
+
+    return reduce_rows(loss, head, (rows, indices), how)
+
+
+@program(*_STATIC, soft_cap=Option(Range(above=0)), temperature=Option(Range(above=0), off=(1,)))
+@on_explicit_mesh(split_layer)
+def linear_log_probs(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    class_where: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    block_size: int | None = None,
+    precision: Any = None,
+    axis_name: AxisName = None,
+    row_axis_name: AxisName = None,
+) -> Array:
+    """Log probability of each label under softmax(hidden @ kernel), without that array in memory.
+
+    What policy gradients and preference losses are made of. For a gradient each block of logits is
+    computed a second time. A padded batch, with labels such as -100, is given a ``where``.
+
+    Args:
+        hidden: floating-point array ``[..., D]``, one row for each token.
+        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
+        labels: integers in [0, K), ``[...]``. One outside makes its row's result NaN, and whatever
+            gradient that row has a part in.
+        bias: ``[K]``.
+        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
+        class_where: boolean mask ``[K]``, False for classes that don't exist, as in a padded
+            vocabulary. A label that is one gives -inf.
+        soft_cap: c above 0, bounds the logits: c tanh(z / c).
+        temperature: above 0, divides the logits.
+        block_size: rows that are computed at once, instead of the number chosen from their bytes.
+        precision: of the matrix products, as in ``jax.lax.dot_general``.
+        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
+        row_axis_name: mesh axes over which the first dimension of hidden is split.
+
+    Returns:
+        ``[...]``, at most 0, in float32 or wider; 0 where ``where`` is False.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, no classes, or an option out of range.
+
+    Accuracy: that of the loss, given logits whose products are summed in float32.
+    Transforms: all, to any order, in every floating-point argument and option.
+
+    Example:
+        >>> jl.linear_log_probs(jnp.ones([2, 3]), jnp.ones([3, 8]), jnp.array([0, 7])).round(4)
+        Array([-2.0794, -2.0794], dtype=float32)
+    """
+    losses = linear_softmax_cross_entropy(
+        hidden,
+        kernel,
+        labels,
+        bias=bias,
+        where=where,
+        class_where=class_where,
+        soft_cap=soft_cap,
+        temperature=temperature,
+        reduction="none",
+        block_size=block_size,
+        precision=precision,
+        axis_name=axis_name,
+        row_axis_name=row_axis_name,
+    )
+    return 0.0 - losses  # 0, and not -0, for a row that is left out
+
+
+@program(
+    *_STATIC,
+    "reduction",
+    "accumulate_dtype",
+    soft_cap=Option(Range(above=0)),
+    temperature=Option(Range(above=0), off=(1,)),
+)
+@on_explicit_mesh(split_layer)
+def linear_softmax_kl_divergence(
+    hidden_p: ArrayLike,
+    kernel_p: ArrayLike,
+    hidden_q: ArrayLike,
+    kernel_q: ArrayLike,
+    *,
+    bias_p: ArrayLike | None = None,
+    bias_q: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    class_where: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    reduction: str = "mean",
+    block_size: int | None = None,
+    precision: Any = None,
+    accumulate_dtype: Any = None,
+    axis_name: AxisName = None,
+    row_axis_name: AxisName = None,
+) -> Array:
+    """KL(p || q) of a teacher head p and a student head q, without the logits of either in memory.
+
+    For distillation, with p = softmax((hidden_p @ kernel_p + bias_p) / temperature) and q alike.
+
+    Args:
+        hidden_p: floating-point array ``[..., D]`` of the teacher, one row for each example.
+        kernel_p: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
+        hidden_q: ``[..., E]`` of the student, with the same rows.
+        kernel_q: ``[E, K]``, with the same classes.
+        bias_p: ``[K]``.
+        bias_q: ``[K]``.
+        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
+        weights: w, one for each row.
+        class_where: boolean mask ``[K]``, False for classes that don't exist.
+        soft_cap: c above 0, bounds the logits of both: c tanh(z / c).
+        temperature: above 0, divides those of both; its square keeps the size of gradients.
+        reduction: "mean", sum(w KL) / sum(w), 0 where no row counts; "sum"; "none", w KL.
+        block_size: rows that are computed at once; None chooses it from bytes.
+        precision: of the matrix products, as in ``jax.lax.dot_general``.
+        accumulate_dtype: as in ``blockwise_sum``, for a mean or a sum.
+        axis_name: mesh axes over which the classes of both heads are split, in ``shard_map``.
+        row_axis_name: mesh axes over which the first dimension of both hidden is split.
+
+    Returns:
+        A scalar or, for "none", ``[...]``; 0 where no row counts. float32 or wider.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, shape or option.
+    Accuracy: that of ``softmax_kl_divergence``, given logits that are summed in float32.
+    Transforms: all, to any order, in every floating-point argument and option.
+
+    Example:
+        >>> jl.linear_softmax_kl_divergence(jnp.eye(2), jnp.eye(2), jnp.eye(2), 2 * jnp.eye(2))
+        Array(0.08260775, dtype=float32)
+    """
+    how = Reduction(
+        reduction, where, weights, block_size, accumulate_dtype, axis_name, row_axis_name
+    )
+    rows_p, head_p = linear_layer(hidden_p, kernel_p, bias_p, how, "_p")
+    rows_q, head_q = linear_layer(hidden_q, kernel_q, bias_q, how, "_q")
+    shape = (*rows_p.shape[:-1], rows_q.shape[-1])
+    checks.require_shape("hidden_q", rows_q, shape, "the leading shape of hidden_p,")
+    shape = (rows_q.shape[-1], head_p.kernel.shape[1])
+    checks.require_shape("kernel_q", head_q.kernel, shape, "the classes of kernel_p,")
+    exists = existing_classes(class_where, head_p)
+    dtype = wide_dtype(rows_p, head_p.kernel, rows_q, head_q.kernel)
+    logits = logits_of(soft_cap, temperature, dtype, precision)
+
+    def loss(heads: tuple[Head, Head], hidden_p: Array, hidden_q: Array) -> Array:
+        z_p, z_q = logits(heads[0], hidden_p), logits(heads[1], hidden_q)
+        return softmax_kl_divergence(z_p, z_q, where=exists, axis_name=axis_name)
+
+    return reduce_rows(loss, (head_p, head_q), (rows_p, rows_q), how)

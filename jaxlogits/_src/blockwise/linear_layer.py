@@ -1,0 +1,248 @@
+"""A linear layer that ends in logits: its arguments, its products, and its losses reduced."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from jaxlogits._src.base import checked, checks
+from jaxlogits._src.base.checks import describe
+from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype, widen
+from jaxlogits._src.base.varying import is_bound, require_apart, require_split, vary_over
+from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
+from jaxlogits._src.decoding.shaping import capped
+from jaxlogits._src.mesh.reductions import agreed, num_classes
+
+_Pair = tuple[Array, Array]
+
+
+class Head(NamedTuple):
+    """The params of a linear layer that ends in logits."""
+
+    kernel: Array  # [D, K]
+    bias: Array | None  # [K]
+
+
+class Reduction(NamedTuple):
+    """How the losses of rows become a result."""
+
+    name: str
+    where: ArrayLike | None
+    weights: ArrayLike | None
+    block_size: int | None
+    accumulate_dtype: Any
+    axis_name: AxisName
+    row_axis_name: AxisName
+
+
+def linear_layer(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    how: Reduction,
+    suffix: str = "",
+) -> tuple[Array, Head]:
+    """The checked arguments; hidden and kernel in one dtype, which the products are taken in."""
+    rows = checks.as_floating(f"hidden{suffix}", hidden)
+    array = checks.as_floating(f"kernel{suffix}", kernel)
+    if rows.ndim == 0:
+        raise ValueError(f"hidden{suffix} must have the shape [..., D], got {describe(rows)}")
+    _require_kernel(suffix, array, rows)
+    _require_mesh(suffix, array, rows, how)
+    dtype = rows.dtype if rows.dtype == array.dtype else wide_dtype(rows, array)
+    # So that its gradient is summed over the devices once, not in every block.
+    rows = vary_over(agreed(rows, how.axis_name), how.axis_name).astype(dtype)
+    _check_hidden(suffix, rows, how)
+    if bias is None:
+        return rows, Head(array.astype(dtype), None)
+    offsets = checks.as_floating(f"bias{suffix}", bias)
+    rule = f"the classes of kernel{suffix},"
+    checks.require_shape(f"bias{suffix}", offsets, array.shape[1:], rule)
+    return rows, Head(array.astype(dtype), offsets)
+
+
+def _require_kernel(suffix: str, kernel: Array, rows: Array) -> None:
+    """Refuse a kernel that isn't [D, K], such as an embedding that isn't transposed."""
+    features = rows.shape[-1]
+    if kernel.ndim != 2 or kernel.shape[0] != features:
+        rule = f"have the features of hidden{suffix} and the classes, [{features},K]"
+        message = f"kernel{suffix} must {rule}, got {describe(kernel)}"
+        is_turned = kernel.ndim == 2 and kernel.shape[1] == features
+        raise ValueError(message + ": a tied embedding is embedding.T" * is_turned)
+    checks.require_classes(f"kernel{suffix}", kernel, (1,))
+
+
+def _require_mesh(suffix: str, kernel: Array, rows: Array, how: Reduction) -> None:
+    """Refuse mesh axes over which nothing is split, or both rows and classes are."""
+    require_apart(how.axis_name, how.row_axis_name)
+    require_split(f"kernel{suffix}", how.axis_name, kernel)
+    if is_bound(how.row_axis_name):
+        require_split(f"hidden{suffix}", how.row_axis_name, rows, option="row_axis_name")
+
+
+def head_labels(labels: ArrayLike, rows: Array, head: Head, how: Reduction) -> Array:
+    """Integer labels, one for each row."""
+    indices = checks.as_integer("labels", labels)
+    rule = "the shape of hidden without its features,"
+    checks.require_shape("labels", indices, rows.shape[:-1], rule)
+    count = num_classes(head.kernel.shape, how.axis_name)
+    checks.require_index_dtype("labels", indices, count)
+    if checked.is_on():
+        bad = are_bad(indices, head, how.axis_name) & _counting(rows.shape[:-1], how)
+        checked.check_values(f"labels must be in [0, {count})", indices, ~bad)
+    return indices
+
+
+def _check_hidden(suffix: str, rows: Array, how: Reduction) -> None:
+    """Look at the rows here, as the loss doesn't know which of all of them its block has."""
+    if checked.is_on():
+        bad = jnp.any(jnp.isnan(rows), axis=-1) & _counting(rows.shape[:-1], how)
+        found = jnp.where(bad, jnp.nan, 0.0)
+        checked.check_values(f"hidden{suffix} must not be NaN", found, ~bad)
+
+
+def _counting(lead: tuple[int, ...], how: Reduction) -> Array:
+    """Which rows count."""
+    keep = True if how.where is None else how.where
+    counting = _of_rows("where", checks.as_boolean("where", keep), lead)
+    if how.weights is None:
+        return counting
+    return counting & (_of_rows("weights", checks.as_real("weights", how.weights), lead) != 0)
+
+
+def are_bad(labels: Array, head: Head, axis_name: AxisName) -> Array:
+    """Which labels are no class; the number of classes itself may not fit their dtype."""
+    return (labels < 0) | (labels > num_classes(head.kernel.shape, axis_name) - 1)
+
+
+def spoiled(losses: Array, bad: Array) -> Array:
+    """NaN for bad rows, and a NaN derivative too unless it counts 0 times.
+
+    A factor of NaN would reach every gradient even where the caller has taken another number in
+    the row's place, and a select would let a gradient pass as if the row weren't there. These
+    factors overflow and then meet a 0, in this order and in reverse, for all but 0.
+    """
+    huge = jnp.where(bad, jnp.finfo(losses.dtype).max, 1.0).astype(losses.dtype)
+    nothing = jnp.where(bad, 0.0, 1.0).astype(losses.dtype)
+    for factor in (huge, huge, nothing, huge, huge):
+        losses = losses * factor
+    return losses + jnp.where(bad, jnp.nan, 0.0).astype(losses.dtype)
+
+
+def existing_classes(class_where: ArrayLike | None, head: Head) -> Array | None:
+    """Which classes there are, as a mask of any rows' logits."""
+    if class_where is None:
+        return None
+    mask = checks.as_boolean("class_where", class_where)
+    checks.require_shape("class_where", mask, head.kernel.shape[1:], "the classes of the kernel,")
+    return mask[None, :]
+
+
+def logits_of(
+    soft_cap: ArrayLike | None, temperature: ArrayLike, dtype: jnp.dtype, precision: Any
+) -> Callable[[Head, Array], Array]:
+    """The function that makes a block of logits, in ``dtype``."""
+    scale = checks.as_option("temperature", temperature, dtype)
+    cap = None if soft_cap is None else checks.as_option("soft_cap", soft_cap, dtype)
+    unscaled = isinstance(temperature, int | float) and temperature == 1
+    product = _product(dtype, precision)
+
+    def logits(head: Head, hidden: Array) -> Array:
+        z = product(hidden, head.kernel)
+        if head.bias is not None:
+            z = z + jnp.broadcast_to(head.bias.astype(dtype), z.shape)
+        if cap is not None:
+            z = capped(z, cap)
+        return z if unscaled else z / scale
+
+    return logits
+
+
+def _product(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Array]:
+    """hidden @ kernel, summed in ``dtype``; the transposes of its tangents make the gradients."""
+
+    def dot(
+        a: Array, b: Array, over: tuple[int, int], dtype: Any = dtype, precision: Any = precision
+    ) -> Array:
+        return lax.dot_general(a, b, (((over[0],), (over[1],)), ((), ())), precision, dtype)
+
+    @jax.custom_jvp
+    def product(hidden: Array, kernel: Array) -> Array:
+        if hidden.dtype == jnp.bfloat16:
+            return dot(hidden, kernel, (1, 0))
+        # So XLA:CPU sees that the kernel embedding.T is the embedding; else it would copy it.
+        return dot(hidden, kernel.T, (1, 1))
+
+    @functools.partial(product.defjvp, symbolic_zeros=True)
+    def product_jvp(primals: _Pair, tangents: tuple[Any, Any]) -> _Pair:
+        (hidden, kernel), (dhidden, dkernel) = primals, tangents
+        z = product(hidden, kernel)
+        dz = jnp.zeros_like(z)
+        is_bfloat16 = hidden.dtype == jnp.bfloat16
+        if not isinstance(dhidden, SymbolicZero):
+            # The logits' derivative is rounded to bfloat16, or the kernel would become float32.
+            least = hidden.dtype if is_bfloat16 else dtype
+            dz = dz + dot(dhidden, kernel, (1, 0), least).astype(dtype)
+        if not isinstance(dkernel, SymbolicZero):
+            # Transposed by hand, behind a barrier, because XLA:CPU multiplies faster then.
+            rows = lax.optimization_barrier(hidden.T).astype(dtype)
+            rounded = is_bfloat16 and precision is None
+            algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if rounded else precision
+            dz = dz + dot(rows, dkernel.astype(dtype), (0, 0), precision=algorithm)
+        if is_bfloat16:
+            # Both products read one array of the logits' derivative; XLA:CPU would make two.
+            dz = lax.platform_dependent(dz, cpu=lax.optimization_barrier, default=lambda dz: dz)
+        return z, dz
+
+    return product
+
+
+def reduce_rows(
+    loss: Callable[..., Array], params: Any, rows: tuple[Array, ...], how: Reduction
+) -> Array:
+    """The per-row ``loss``, run block by block and reduced over the rows that count."""
+    if how.name not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction must be "mean", "sum" or "none", got {how.name!r}')
+    lead = rows[0].shape[:-1]
+    options: Any = {"row_ndim": max(len(lead), 1), "block_size": how.block_size}
+    options |= {"row_axis_name": how.row_axis_name}
+    sums: Any = {"accumulate_dtype": how.accumulate_dtype}
+    keep, weights = how.where, how.weights
+    if keep is not None:
+        keep = _of_rows("where", checks.as_boolean("where", keep), lead)
+    if weights is not None:
+        weights = widen(checks.as_real("weights", weights), wide_dtype(*rows))
+        weights = _of_rows("weights", weights, lead)
+        counted = weights if keep is None else jnp.where(keep, weights, jnp.zeros_like(weights))
+        checks.check_no_nan("weights", counted, "in row")
+    if not lead:  # a single example
+        rows, keep, weights = jax.tree.map(lambda x: x[None], (rows, keep, weights))
+    if how.name != "none":
+        reduced = blockwise_mean if how.name == "mean" else blockwise_sum
+        number: Array = reduced(loss, **options, **sums)(params, *rows, where=keep, weights=weights)
+        return number
+    each: Array = blockwise_map(loss, **options)(params, *rows, where=keep)
+    if weights is not None:
+        each = each * weights.astype(each.dtype)
+        # Nothing of a masked row is looked at, not even by the derivative in its weight.
+        each = each if keep is None else jnp.where(keep, each, jnp.zeros_like(each))
+    return each.reshape(lead)
+
+
+def _of_rows(name: str, array: Array, lead: tuple[int, ...]) -> Array:
+    """One entry for each row, from an array of as many dimensions or a single number."""
+    if array.ndim in (0, len(lead)):
+        return checks.broadcast_to(name, array, lead)
+    missing = len(lead) - array.ndim
+    whole, new = [":"] * array.ndim, ["None"] * missing
+    places = {", ".join(new + whole): lead[missing:], ", ".join(whole + new): lead[: array.ndim]}
+    fits = [f"{name}[{index}]" for index, shape in places.items() if array.shape == shape]
+    hint = f": write {' or '.join(fits)}" if missing > 0 and fits else ""
+    if missing < 0 and name == "where":
+        hint = ": class_where masks classes"
+    got = f"[{','.join(map(str, lead))}], got {describe(array)}"
+    raise ValueError(f"{name} must have the dimensions of the rows, {got}{hint}")

@@ -1,0 +1,258 @@
+"""Rows in blocks: how they are cut, padded, scanned and put back.
+
+Block ``k`` of ``K`` holds the rows ``k, k + K, k + 2K, ...``. Rows that are sharded over a mesh
+then stay sharded inside every block; contiguous blocks would be gathered one by one. Inside
+shard_map nothing is sharded any more, and contiguous blocks save the copy that a TPU makes of
+strided ones.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxlogits._src.base.checks import describe
+from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.varying import vary, varying_axes
+
+Leaves = list[Array]
+
+
+class Operands(NamedTuple):
+    """What the blocks read: arrays that all rows share, and arrays with an entry per row."""
+
+    shared: Leaves
+    fill: Leaves  # a row to put in the place of those that don't count; empty where all do
+    rows: Leaves
+    weights: Array | None = None
+    keep: Array | None = None
+
+
+class Plan(NamedTuple):
+    """How the rows are cut: ``num_blocks`` blocks of ``block_size``, the last rows padding."""
+
+    num_rows: Any  # an int, or a symbolic dimension of jax.export
+    block_size: int
+    num_blocks: Any
+    axis: int  # of [C, K, ...] or [K, C, ...], which counts the blocks
+
+    @property
+    def padding(self) -> Any:
+        return self.block_size * self.num_blocks - self.num_rows
+
+    @property
+    def is_padded(self) -> bool:
+        return not isinstance(self.num_rows, int) or bool(self.padding)
+
+    @property
+    def grid(self) -> tuple[Any, Any]:
+        """The first dimensions of rows that are cut."""
+        size = self.block_size, self.num_blocks
+        return size if self.axis else size[::-1]
+
+    def cut(self, rows: Array) -> Array:
+        """[C K, ...] -> [C, K, ...] or [K, C, ...], a view."""
+        return rows.reshape((*self.grid, *rows.shape[1:]))
+
+    def join(self, blocks: Array) -> Array:
+        """Undo ``cut``."""
+        return blocks.reshape((self.block_size * self.num_blocks, *blocks.shape[2:]))
+
+
+def flatten_rows(rows: Any, row_ndim: int) -> Any:
+    """The rows with one leading dimension."""
+    if row_ndim == 1:
+        return rows
+
+    def flat(x: Array) -> Array:
+        return jnp.reshape(x, (math.prod(x.shape[:row_ndim]), *x.shape[row_ndim:]))
+
+    return jax.tree.map(flat, rows)
+
+
+def leading_shape(rows: Any, row_ndim: int) -> tuple[int, ...]:
+    """The leading dimensions that all rows share."""
+    leaves = jax.tree.leaves(rows)
+    leads = {leaf.shape[:row_ndim] for leaf in leaves}
+    if len(leads) != 1 or any(leaf.ndim < row_ndim for leaf in leaves):
+        got = ", ".join(map(describe, leaves)) or "no array"
+        raise ValueError(f"rows must share their first {row_ndim} dimensions, got {got}")
+    lead: tuple[int, ...] = leads.pop()
+    return lead
+
+
+# The size of a block. It costs memory in proportion to its rows, and time once per block: the
+# params are read, their gradients read and written. Where the largest array of a block takes half
+# as many bytes as the params, neither outweighs the other by much. Below 256 rows matrix products
+# slow down, above 2048 they gain nothing, and a block under 32 MiB isn't worth cutting.
+# docs/blockwise.md has the figures.
+_SMALL_BLOCK_BYTES = 2**25
+_FEWEST_ROWS = 256
+_MOST_ROWS = 2048
+_PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+
+
+def make_plan(
+    fn: Callable[..., Any], params: Any, rows: Any, block_size: int | None, row_ndim: int = 1
+) -> Plan:
+    """At most ``block_size`` rows in a block, evened out so that there is little padding."""
+    num_rows = math.prod(leading_shape(rows, row_ndim))
+    mesh = jax.sharding.get_abstract_mesh()
+    axis = 0 if mesh.manual_axes and not mesh.auto_axes else 1
+    is_known = isinstance(num_rows, int)
+    if block_size is None and is_known and num_rows <= _FEWEST_ROWS:
+        size = _FEWEST_ROWS  # never fewer, whatever they hold
+    elif block_size is None:
+        size = _default_block_size(fn, params, rows, row_ndim)
+    else:
+        size = block_size
+    if not is_known:  # symbolic: nothing to even out
+        size = min(size, _MOST_ROWS) if block_size is None else size
+        return Plan(num_rows, size, (num_rows + size - 1) // size, axis)
+    if num_rows == 0:
+        return Plan(0, 1, 0, axis)
+    num_blocks = -(-num_rows // size)
+    return Plan(num_rows, -(-num_rows // num_blocks), num_blocks, axis)
+
+
+def _default_block_size(fn: Callable[..., Any], params: Any, rows: Any, row_ndim: int) -> int:
+    """Rows in a block, from the bytes of the params and of the largest array per row in ``fn``."""
+    leaves = jax.tree.leaves(params)
+    probe = probe_rows([*leaves, *jax.tree.leaves(rows)])
+    closed = jax.make_jaxpr(fn)(params, *block_types(rows, probe, row_ndim))
+    per_row = [_bytes(t) / probe for t in _result_types(closed) if _grows(t, probe)]
+    row_bytes = max([1, *per_row])
+    balanced = sum(map(_bytes, [*leaves, *closed.consts])) / (2 * row_bytes)
+    balanced = min(max(balanced, _FEWEST_ROWS), _MOST_ROWS)
+    return int(max(balanced, _SMALL_BLOCK_BYTES / row_bytes))
+
+
+def probe_rows(arrays: list[Any]) -> int:
+    """A number of rows that divides no dimension, so that it tells which arrays grow with them."""
+    known = {d for array in arrays for d in array.shape if isinstance(d, int)}
+    return next((p for p in _PROBES if all(d % p for d in known)), 1)
+
+
+def _result_types(jaxpr: Any) -> Iterator[Any]:
+    """The types of everything that a jaxpr computes, inner jaxprs included."""
+    for eqn in jaxpr.eqns:
+        yield from (var.aval for var in eqn.outvars if hasattr(var.aval, "shape"))
+        for param in eqn.params.values():
+            for inner in param if isinstance(param, tuple | list) else [param]:
+                if hasattr(inner, "eqns"):
+                    yield from _result_types(inner)
+
+
+def _grows(array_type: Any, num_rows: int) -> bool:
+    return any(d % num_rows == 0 for d in array_type.shape)
+
+
+def _bytes(array: Any) -> int:
+    known = (d for d in array.shape if isinstance(d, int))
+    return math.prod(known) * int(array.dtype.itemsize)
+
+
+def block_types(rows: Any, block_size: int, row_ndim: int = 1) -> Any:
+    """The types of one block of ``rows``, with the mesh axes that the rows vary over."""
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def block_of(rows: Array) -> Array:
+        block = lax.full_like(rows, 0, shape=(block_size, *rows.shape[row_ndim:]))
+        varied: Array = vary(block, varying_axes(rows))
+        return varied
+
+    def type_of(rows: Array) -> Any:
+        given = jax.typeof(rows)
+        if mesh.empty and given.sharding.mesh.empty:
+            shape = (block_size, *given.shape[row_ndim:])
+            return jax.ShapeDtypeStruct(shape, given.dtype, weak_type=given.weak_type)
+        block = jax.eval_shape(block_of, rows)
+        if block.sharding is None and mesh.manual_axes:  # left out if other axes are automatic
+            return block.update(sharding=NamedSharding(mesh, PartitionSpec()))
+        return block
+
+    return jax.tree.map(type_of, rows)
+
+
+def pad(plan: Plan, operands: Operands, counting: Array | None) -> Operands:
+    """Rows that fill whole blocks; ``counting`` says which rows do, None for all."""
+    if plan.num_rows == 0:
+        return operands
+    # The fill is a row that counts, because fn may be singular at any that is made up.
+    index = jnp.zeros([], jnp.int32) if counting is None else jnp.argmax(counting)
+    fill = [lax.stop_gradient(row[index[None]]) for row in operands.rows]
+    if counting is not None:
+        operands = operands._replace(fill=fill)
+    if not plan.is_padded:
+        return operands
+    keep = operands.keep
+    if operands.weights is None and keep is None:
+        keep = jnp.ones([plan.num_rows], bool)
+    return operands._replace(
+        rows=[_append(plan, rows, row) for rows, row in zip(operands.rows, fill, strict=True)],
+        weights=_append(plan, operands.weights, None),
+        keep=_append(plan, keep, None),
+    )
+
+
+def _append(plan: Plan, rows: Any, row: Array | None) -> Any:
+    """The rows and copies of ``row``, or zeros, as padding."""
+    if rows is None:
+        return None
+    row = jnp.zeros([1], rows.dtype) if row is None else row
+    return jnp.concatenate([rows, jnp.broadcast_to(row, (plan.padding, *rows.shape[1:]))])
+
+
+def scan_blocks(
+    step: Callable[[Any, Operands], tuple[Any, Leaves]],
+    init: Any,
+    results: Leaves,
+    operands: Operands,
+    plan: Plan,
+    streamed: frozenset[int] | None,
+) -> tuple[Any, Leaves]:
+    """``carry, results = step(carry, block)`` over the blocks; ``results`` are cut arrays to fill.
+
+    With ``streamed=None`` blocks are read from the rows and written to the results in place: no
+    copy of the rows is made, but reverse mode would take quadratic time. For a scan that is
+    differentiated, ``streamed`` has the positions of the leaves, among those of (rows, weights,
+    keep), with respect to which it is.
+    """
+    if plan.num_blocks == 0:
+        return init, [plan.join(x) for x in results]
+    leaves, tree = _flatten(operands.rows, operands.weights, operands.keep)
+    blocks = [plan.cut(x) for x in leaves]
+
+    def read(k: Array, given: Leaves) -> Operands:
+        values = [lax.dynamic_index_in_dim(x, k, plan.axis, keepdims=False) for x in blocks]
+        for i, value in zip(sorted(streamed or ()), given, strict=True):
+            values[i] = value
+        return Operands(operands.shared, operands.fill, *tree.unflatten(values))
+
+    counter = jnp.arange(plan.num_blocks)
+    if streamed is not None:
+
+        def body(carry: Any, xs: tuple[Array, Leaves]) -> tuple[Any, Leaves]:
+            return step(carry, read(*xs))
+
+        xs = (counter, [jnp.moveaxis(blocks[i], plan.axis, 0) for i in sorted(streamed)])
+        carry, rows = lax.scan(jax.checkpoint(body, prevent_cse=False), init, xs)
+        return carry, [plan.join(jnp.moveaxis(x, 0, plan.axis)) for x in rows]
+
+    def body_in_place(state: tuple[Any, Leaves], k: Array) -> tuple[tuple[Any, Leaves], None]:
+        carry, rows = step(state[0], read(k, []))
+        pairs = zip(state[1], rows, strict=True)
+        update = lax.dynamic_update_index_in_dim
+        return (carry, [update(x, row, k, plan.axis) for x, row in pairs]), None
+
+    (carry, results), _ = lax.scan(body_in_place, (init, results), counter)
+    return carry, [plan.join(x) for x in results]
+
+
+def _flatten(*tree: Any) -> tuple[Leaves, Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return leaves, structure

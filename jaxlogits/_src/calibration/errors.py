@@ -1,0 +1,362 @@
+"""How far a classifier's probabilities are from the rates at which it is right.
+
+Each metric is one number of all rows, from logits and integer labels. The confidence of a row is
+the probability of its likeliest class, and the row is right if that class is its label. Rows are
+compared by right - confidence, which is 1 - p, computed as the sum of the other classes, where the
+row is right: a classifier that is sure and right to the ninth digit is told from a perfect one.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
+from jaxlogits._src.base.program import program
+from jaxlogits._src.calibration.labelled import labelled_rows
+from jaxlogits._src.rows.nll import nll
+from jaxlogits._src.rows.rows import first_max, label_mask, softmax_complement_rows, softmax_rows
+
+
+class ReliabilityCurve(NamedTuple):
+    """Bins of rows by their confidence, the probability of the likeliest class.
+
+    Attributes:
+        confidence: its mean in each bin, ``[num_bins]``; NaN, which plots leave out, without rows.
+        accuracy: the share of the rows that are right; NaN without rows.
+        weight: of the rows in the bin, which is their number where they have no weights.
+    """
+
+    confidence: Array
+    accuracy: Array
+    weight: Array
+
+
+@checks.whole("num_bins")
+@program("axis", "num_bins")
+def reliability_curve(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    num_bins: int = 15,
+) -> ReliabilityCurve:
+    """Confidence and accuracy in bins of equal width: a calibrated classifier is on the diagonal.
+
+    Bin b holds the rows whose largest probability is in (b / B, (b + 1) / B], the upper edge
+    included, as scikit-learn has it.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities. NaN, or two +inf in a row,
+            make everything NaN.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
+            everything NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
+        weights: of the rows, at least 0; broadcasts to ``labels``. A negative one gives NaN.
+        num_bins: B, a Python int.
+
+    Returns:
+        A ``ReliabilityCurve`` of ``[num_bins]`` in float32 or wider. A bin without rows has weight
+        0 and NaN for the rest.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range, no classes or no bins.
+
+    Accuracy: float32 2e-6, for a million rows too.
+    Transforms: all, in logits and weights; the bins are constants to a derivative.
+
+    Example:
+        >>> jl.reliability_curve(jnp.array([[0.0, 2.0]]), jnp.array([1]), num_bins=2).accuracy
+        Array([nan,  1.], dtype=float32)
+    """
+    graded = _grade(logits, labels, axis, where, weights)
+    each = (graded.confidence, graded.right, jnp.ones_like(graded.right))
+    bins = _equal_width(graded, num_bins)
+    confidence, right, weight = (_bin_sums(graded, values, bins, num_bins) for values in each)
+    return ReliabilityCurve(confidence / weight, right / weight, weight)
+
+
+@checks.whole("num_bins")
+@program("axis", "num_bins")
+def expected_calibration_error(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    num_bins: int = 15,
+) -> Array:
+    """Mean distance of accuracy from confidence, sum_b (n_b / n) |accuracy_b - confidence_b|.
+
+    The bins b are those of ``reliability_curve``, n_b the weight in them.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
+        weights: of the rows, at least 0; broadcasts to ``labels``.
+        num_bins: a Python int; a bin without rows counts nothing.
+
+    Returns:
+        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
+        row that counts make it NaN.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range, no classes or no bins.
+
+    Accuracy: float32 2e-6 of the mean distance of right from confidence, row by row.
+    Transforms: all, in logits and weights; the bins are constants to a derivative.
+    Reference: Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
+
+    Example:
+        >>> jl.expected_calibration_error(jnp.array([[0.0, 20.0]]), jnp.array([1]))
+        Array(2.0611537e-09, dtype=float32)
+    """
+    graded = _grade(logits, labels, axis, where, weights)
+    gaps = _bin_sums(graded, graded.gap, _equal_width(graded, num_bins), num_bins)
+    return jnp.sum(jnp.abs(gaps)) / jnp.sum(graded.weights)
+
+
+@checks.whole("num_bins")
+@program("axis", "num_bins")
+def adaptive_calibration_error(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    num_bins: int = 15,
+) -> Array:
+    """Expected calibration error with bins of equal weight: sure rows don't share a single bin.
+
+    With the rows ordered by confidence, bin b holds those the middle of whose share of the weight
+    is in [b / B, (b + 1) / B). Rows of one confidence share a bin, so that the order of the rows
+    doesn't matter and a weight of 2 is a row given twice.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
+        weights: of the rows, at least 0; broadcasts to ``labels``.
+        num_bins: B, a Python int.
+
+    Returns:
+        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
+        row that counts make it NaN.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range, no classes or no bins.
+
+    Accuracy: float32 2e-6 of the mean distance of right from confidence, row by row, as long as no
+        row is so near to an edge that rounding moves it.
+    Transforms: all, in logits and weights; the bins are constants to a derivative.
+    Reference: Nguyen and O'Connor, Posterior calibration (2015), section 3.
+
+    Example:
+        >>> logits, labels = jnp.array([[0.0, 1.0], [0.0, 3.0]]), jnp.array([1, 0])
+        >>> print(f"{jl.adaptive_calibration_error(logits, labels, num_bins=2):.4f}")
+        0.6108
+    """
+    graded, bins = _equal_weight(_grade(logits, labels, axis, where, weights), num_bins)
+    gaps = _bin_sums(graded, graded.gap, bins, num_bins)
+    return jnp.sum(jnp.abs(gaps)) / jnp.sum(graded.weights)
+
+
+@checks.whole("num_bins")
+@program("axis", "num_bins")
+def maximum_calibration_error(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    num_bins: int = 15,
+) -> Array:
+    """Largest distance of accuracy from confidence, max_b |accuracy_b - confidence_b|.
+
+    The bins are those of ``reliability_curve``. A bin of a few rows is often the largest.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
+        weights: of the rows, at least 0; broadcasts to ``labels``.
+        num_bins: a Python int; a bin without rows is left out.
+
+    Returns:
+        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
+        row that counts make it NaN.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range, no classes or no bins.
+
+    Accuracy: float32 2e-6 of the mean distance of right from confidence in that bin, row by row.
+    Transforms: all, in logits and weights; the bins are constants to a derivative.
+    Reference: Guo et al., On Calibration of Modern Neural Networks (2017), equation 5.
+
+    Example:
+        >>> print(f"{jl.maximum_calibration_error(jnp.array([[0.0, 2.0]]), jnp.array([0])):.4f}")
+        0.8808
+    """
+    graded = _grade(logits, labels, axis, where, weights)
+    bins = _equal_width(graded, num_bins)
+    gaps = _bin_sums(graded, graded.gap, bins, num_bins)
+    weight = _bin_sums(graded, jnp.ones_like(graded.gap), bins, num_bins)
+    empty = weight == 0
+    errors = jnp.where(empty, 0.0, jnp.abs(gaps) / jnp.where(empty, 1.0, weight))
+    return jnp.where(jnp.all(empty), jnp.nan, jnp.max(errors))
+
+
+@program("axis")
+def brier_score(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Array:
+    """Mean squared distance of softmax(logits) from the truth, sum_k (p_k - y_k)**2, y one-hot.
+
+    With two classes it is twice the score of the one probability. 1 - p isn't formed by
+    subtraction, so that the square of 1e-9 comes out as such.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
+        weights: of the rows, at least 0; broadcasts to ``labels``.
+
+    Returns:
+        A scalar in [0, 2], in float32 or wider. NaN logits, a label or weight out of range, or no
+        row that counts make it NaN.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range or no classes.
+
+    Accuracy: float32 2e-6 relative for gaps of at most 1, growing by 2 ulp for each unit.
+    Transforms: all, to any order, in logits and weights.
+    Reference: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
+
+    Example:
+        >>> print(f"{jl.brier_score(jnp.array([[0.0, 2.0]]), jnp.array([1])):.4f}")
+        0.0284
+    """
+    z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
+    missed = softmax_complement_rows(z, blank, None)
+    distance = jnp.where(label_mask(z.shape, indices, None), missed, softmax_rows(z, blank, None))
+    return _mean(jnp.sum(jnp.square(distance), axis=-1), weight)
+
+
+@program("axis")
+def negative_log_likelihood(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Array:
+    """Mean of -log p_y, the weighted mean of ``softmax_cross_entropy_with_integer_labels``.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
+        weights: of the rows, at least 0; broadcasts to ``labels``.
+
+    Returns:
+        A scalar, at least 0, in float32 or wider. NaN logits, a label or weight out of range, or no
+        row that counts make it NaN.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range or no classes.
+
+    Accuracy: float32 2e-6 relative where the gaps are exact.
+    Transforms: all, to any order, in logits and weights.
+
+    Example:
+        >>> jl.negative_log_likelihood(jnp.array([[0.0, 20.0]]), jnp.array([1]))
+        Array(2.0611537e-09, dtype=float32)
+    """
+    z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
+    return _mean(nll(z, indices, blank, None), weight)
+
+
+def _mean(values: Array, weights: Array) -> Array:
+    return jnp.sum(weights * values) / jnp.sum(weights)
+
+
+# Rows, graded and in bins.
+
+
+class _Graded(NamedTuple):
+    """Every row's confidence, whether it is right, and the difference; ``[N]`` each."""
+
+    confidence: Array
+    missed: Array  # 1 - confidence, to all its digits
+    right: Array  # 1 or 0
+    gap: Array  # right - confidence
+    weights: Array
+
+
+def _grade(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> _Graded:
+    z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
+    confidence = jnp.max(softmax_rows(z, blank, None), axis=-1)
+    missed = jnp.min(softmax_complement_rows(z, blank, None), axis=-1)
+    right = jnp.any(first_max(z, None) & label_mask(z.shape, indices, None), axis=-1)
+    gap = jnp.where(right, missed, -confidence)
+    # Whatever is wrong with a row is in its weight, and so in every sum.
+    weight = jnp.where(jnp.isnan(confidence), jnp.nan, weight)
+    return _Graded(confidence, missed, right.astype(z.dtype), gap, weight)
+
+
+def _equal_width(graded: _Graded, num_bins: int) -> Array:
+    """Each row's bin: how many of the inner edges are below its confidence."""
+    edges = jnp.linspace(0.0, 1.0, num_bins + 1, dtype=graded.confidence.dtype)[1:-1]
+    return jnp.sum(graded.confidence[:, None] > edges[None, :], axis=-1, dtype=jnp.int32)
+
+
+def _equal_weight(graded: _Graded, num_bins: int) -> tuple[_Graded, Array]:
+    """The rows in order, and their bins: where the middle of a confidence's share of weight is."""
+    order = jnp.argsort(-graded.missed)
+    ranked = _Graded(*(array[order] for array in graded))
+    level, through = ranked.missed, jnp.cumsum(ranked.weights)
+    starts = level != jnp.pad(level, (1, 0), constant_values=-1.0)[:-1]
+    ends = level != jnp.pad(level, (0, 1), constant_values=-1.0)[1:]
+    below = lax.cummax(jnp.where(starts, through - ranked.weights, 0.0))
+    above = lax.cummin(jnp.where(ends, through, jnp.inf), reverse=True)
+    bins = jnp.floor(num_bins * (0.5 * (below + above)) / jnp.sum(ranked.weights))
+    return ranked, jnp.minimum(bins, num_bins - 1).astype(jnp.int32)
+
+
+def _bin_sums(graded: _Graded, values: Array, bins: Array, num_bins: int) -> Array:
+    """[num_bins] weighted sums of the rows' values; NaN in all if a row is bad."""
+    inside = bins[:, None] == jnp.arange(num_bins, dtype=bins.dtype)[None, :]
+    inside |= jnp.isnan(graded.weights)[:, None]
+    # A sum over rows is a tree of sums, which scatter's is not: a float32 count would stop growing.
+    return jnp.sum(jnp.where(inside, (graded.weights * values)[:, None], 0.0), axis=0)

@@ -1,0 +1,52 @@
+"""Rows of logits with a label and a weight each: what calibration looks at."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, widen
+from jaxlogits._src.rows.rows import rows_of
+from jaxlogits._src.rows.targets import label_rows
+
+
+class Labelled(NamedTuple):
+    """N rows in the wide dtype. What is wrong with a row's label or weight makes the weight NaN."""
+
+    z: Array  # [N, K], 0 in a masked row
+    labels: Array  # [N], in [0, K)
+    weights: Array  # [N], 0 for a masked row
+    blank: Array  # what a row of -inf gives: NaN
+
+
+def labelled_rows(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> Labelled:
+    """Check the arguments; ``where`` masks rows, of which nothing leaks."""
+    array = checks.as_floating("logits", logits)
+    axes = checks.normalize_axes(array, axis)
+    lead = tuple(n for i, n in enumerate(array.shape) if i not in axes)
+    keep = checks.as_mask("where", True if where is None else where, lead)
+    classes = jnp.broadcast_to(jnp.expand_dims(keep, axes), array.shape)
+    rows = rows_of(array, axis, classes, None)
+    indices, last = label_rows(rows, labels), rows.z.shape[-1] - 1
+    bad = keep & ((indices < 0) | (indices > last))
+    weight = jnp.where(bad, jnp.nan, row_weights(weights, keep, rows.z.dtype))
+    z = jnp.where(keep[..., None], rows.z, 0.0)
+    blank = jnp.asarray(jnp.nan, z.dtype)
+    flat = (jnp.clip(indices, 0, last).reshape(-1), weight.reshape(-1))
+    return Labelled(z.reshape(-1, last + 1), *flat, blank)
+
+
+def row_weights(weights: ArrayLike | None, keep: Array, dtype: jnp.dtype) -> Array:
+    """The weights of all rows: 1 by default, 0 where ``keep`` is False, NaN for a negative one."""
+    if weights is None:
+        return keep.astype(dtype)
+    array = widen(checks.as_real("weights", weights), dtype)
+    array = jnp.where(keep, checks.broadcast_to("weights", array, keep.shape), 0.0)
+    checks.check_values("weights must be at least 0", array, array >= 0)
+    return jnp.where(array >= 0, array, jnp.nan)

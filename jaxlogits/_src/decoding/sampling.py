@@ -1,0 +1,332 @@
+"""Draw classes from the softmax of logits, by adding Gumbel noise and taking the largest.
+
+The noise has twice the bits that jax.random takes by default: with those alone a class of
+probability 1e-7 is drawn far too rarely and one of 1e-8 never, as the noise can't exceed 16.6.
+It is added to logits below their maximum, as what is added to 1e7 would be rounded away.
+"""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.checks import Range
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
+from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.mesh.explicit import with_whole_rows
+from jaxlogits._src.mesh.reductions import num_classes, row_argmax, row_max, row_sum, row_top_k
+from jaxlogits._src.rows.nll import nll
+from jaxlogits._src.rows.quotients import cooled
+from jaxlogits._src.rows.rows import Rows, first_max, rows_of, softmax_rows, spoiled
+
+
+@program("axis", "axis_name", "shape", temperature=Option(Range(0)))
+def sample(
+    key: ArrayLike,
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    shape: tuple[int, ...] = (),
+    temperature: ArrayLike = 1.0,
+) -> Array:
+    """Draw classes from softmax(logits / temperature), independently for each row.
+
+    The largest of (z_k - max(z)) / T + g_k with Gumbel noise g, which reaches far enough for
+    probabilities down to 1e-12 to be drawn at their rate, whatever offset the logits have.
+
+    Args:
+        key: from ``jax.random``.
+        logits: floating-point array. -inf is never drawn, a single +inf always.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        shape: of several draws from each row, a tuple of ints.
+        temperature: T, at least 0, a number or one for each row, in the shape of ``logits`` without
+            ``axis``. 0 takes the first of the largest logits, 1 changes nothing, and at infinity
+            all possible classes are equal.
+
+    Returns:
+        int32 class indices: ``shape`` followed by the shape of ``logits`` without ``axis``. -1, for
+        which losses are NaN, if a row has no class to draw, NaN, or more than one +inf, or if a
+        traced temperature is below 0.
+
+    Raises:
+        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or a temperature below 0.
+
+    Accuracy: each class at its probability within 1e-5, relatively, and 1e-14.
+    Transforms: all; a class has no derivative.
+    Reference: Maddison et al., A* Sampling (2014), section 2.
+
+    Example:
+        >>> classes = jl.sample(jax.random.key(0), jnp.array([0.0, 1.0, -jnp.inf]), shape=(1000,))
+        >>> jnp.bincount(classes, length=3)  # softmax is 0.27, 0.73, 0
+        Array([259, 741,   0], dtype=int32)
+    """
+    rows = rows_of(logits, axis, where, axis_name)
+    return _draw(key, _cooled(rows, temperature), _as_shape(shape), axis_name)
+
+
+@program("axis", "axis_name", "shape", temperature=Option(Range(0)))
+@with_whole_rows
+def sample_with_log_prob(
+    key: ArrayLike,
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    shape: tuple[int, ...] = (),
+    temperature: ArrayLike = 1.0,
+) -> tuple[Array, Array]:
+    """Draw classes as ``sample`` does, and say how likely each was.
+
+    For policy gradients: the log probability is that of softmax(logits / temperature), and
+    differentiable.
+
+    Args:
+        key: from ``jax.random``.
+        logits: floating-point array. -inf is never drawn, a single +inf always.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        shape: of several draws from each row, a tuple of ints.
+        temperature: T, at least 0, as in ``sample``. At 0 the log probability is 0.
+
+    Returns:
+        int32 class indices, and their log probabilities in float32 or wider: both ``shape``
+        followed by the shape of ``logits`` without ``axis``. -1 and NaN, also in the derivatives,
+        where nothing can be drawn.
+
+    Raises:
+        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or a temperature below 0.
+
+    Accuracy: log probabilities float32 5 ulp where the gaps between logits are exact; the classes
+        as in ``sample``.
+    Transforms: all, to any order, of the log probability, in logits and temperature.
+
+    Example:
+        >>> key, logits = jax.random.key(0), jnp.array([0.0, 20.0])
+        >>> jl.sample_with_log_prob(key, logits)
+        (Array(1, dtype=int32), Array(-2.0611537e-09, dtype=float32))
+    """
+    rows = rows_of(logits, axis, where, axis_name)
+    shape, z = _as_shape(shape), _cooled(rows, temperature)
+    classes = _draw(key, z, shape, axis_name)
+    none = jnp.asarray(jnp.nan, z.dtype)  # for a row that is masked as a whole, too
+    return classes, -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, none, axis_name)
+
+
+@program("axis", "axis_name", "k", k=Option(Range(), integer=True))
+@with_whole_rows
+def sample_without_replacement(
+    key: ArrayLike,
+    logits: ArrayLike,
+    k: int,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Draw k different classes, one after the other from the softmax of those that are left.
+
+    The k largest of z_k + g_k with Gumbel noise g, in that order. The sums are compared to the last
+    bit of the noise, so that those far below the first are drawn at their rates, too.
+
+    Args:
+        key: from ``jax.random``.
+        logits: floating-point array. -inf is never drawn, a single +inf always first.
+        k: how many, from 1 to the number of classes, known while tracing.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        int32 class indices in the order of the draws: the shape of ``logits`` without ``axis``,
+        followed by k. -1 when no class is left; a row with NaN or more than one +inf is all -1.
+
+    Raises:
+        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or a k out of range.
+
+    Accuracy: each order at its probability within 1e-5, relatively, and 1e-14.
+    Transforms: all; a class has no derivative.
+    Reference: Kool et al., Stochastic Beams and Where to Find Them (2019), section 2.3.
+
+    Example:
+        >>> jl.sample_without_replacement(jax.random.key(0), jnp.array([0.0, 50.0, 100.0]), 3)
+        Array([2, 1, 0], dtype=int32)
+    """
+    rows = rows_of(logits, axis, where, axis_name)
+    k = _as_count(k, num_classes(rows.logits.shape, axis_name))
+    z = _usable(rows)
+    noise = _gumbel(key, z.shape, z.dtype, axis_name)
+    # The sum and what its rounding loses, as those that are left may be far below the first.
+    high = z + noise
+    added = high - z
+    low = (z - (high - added)) + (noise - added)
+    low = jnp.where(jnp.isfinite(high), low, 0.0)
+    largest, classes = row_top_k((high, low), k, axis_name)
+    return jnp.where(largest > -jnp.inf, classes, -1)
+
+
+@program("axis", "axis_name", "hard", temperature=Option(Range(above=0)))
+@with_whole_rows
+def gumbel_softmax(
+    key: ArrayLike,
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    temperature: ArrayLike = 1.0,
+    hard: bool = False,
+) -> Array:
+    """A differentiable draw, softmax((z + g) / temperature) with Gumbel noise g.
+
+    As the temperature falls it tends to a one-hot draw from softmax(z), and its gradient's variance
+    grows. With ``hard`` the value is the one-hot draw itself while every derivative is that of the
+    soft one: the straight-through estimator.
+
+    Args:
+        key: from ``jax.random``.
+        logits: floating-point array. -inf has probability 0, a single +inf takes it all.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        temperature: above 0, a number or one for each row, in the shape of ``logits`` without
+            ``axis``. One that is traced and isn't makes its row NaN.
+        hard: True or False, whether the value is one-hot.
+
+    Returns:
+        The shape and dtype of ``logits``: probabilities of the classes, 0 where they are masked.
+        NaN for a row without a class to draw, with NaN, or with more than one +inf.
+
+    Raises:
+        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or a temperature of another
+            shape or not above 0.
+
+    Accuracy: float32 5 ulp of 1, for the noise that was drawn.
+    Transforms: all, to any order, in logits and temperature.
+    Reference: Jang et al., Categorical Reparameterization with Gumbel-Softmax (2017), equation 2.
+
+    Example:
+        >>> key, logits = jax.random.key(0), jnp.array([0.0, 1.0, 2.0])
+        >>> jl.gumbel_softmax(key, logits, temperature=0.5, hard=True).sum()
+        Array(1., dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name)
+    dtype, shape = rows.blank.dtype, rows.logits.shape
+    scale = checks.as_row_option("temperature", temperature, dtype, shape[:-1])
+    if not isinstance(hard, bool | np.bool_):
+        raise TypeError(f"hard must be True or False, got {hard!r}")
+    # Of halves, which don't overflow: the temperature may be as large as the logits.
+    unclear = _unclear(rows)
+    z = _cleaned(rows.z, unclear)
+    half = 0.5 * _gumbel(key, shape, dtype, axis_name) + _half_below_max(z, axis_name)
+    soft = softmax_rows(2.0 * cooled(half, scale, axis_name), rows.blank, axis_name)
+    soft = spoiled(soft, unclear)
+    if hard:
+        # A difference that is exactly 0 and has the derivatives of its first term.
+        drawn = jnp.where(jnp.isnan(soft), soft, first_max(half, axis_name).astype(soft.dtype))
+        soft = lax.stop_gradient(drawn) + (soft - lax.stop_gradient(soft))
+    return rows.restore(soft, 0.0)
+
+
+def _unclear(rows: Rows) -> Array:
+    """Which rows have NaN or more than one +inf."""
+    z = rows.z
+    infinite = row_sum((z == jnp.inf).astype(jnp.int32), rows.axis_name)
+    return (infinite > 1) | jnp.isnan(row_max(z, rows.axis_name))
+
+
+@jax.custom_jvp
+def _cleaned(z: Array, unclear: Array) -> Array:
+    """Zeros where rows are ``unclear``, whose results get their NaN later, as their slopes do."""
+    return jnp.where(unclear, 0.0, z)
+
+
+@_cleaned.defjvp
+def _cleaned_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    return _cleaned(*primals), tangents[0]
+
+
+def _usable(rows: Rows) -> Array:
+    """The logits, all NaN in a row with NaN or more than one +inf."""
+    return spoiled(rows.z, _unclear(rows))
+
+
+def _cooled(rows: Rows, temperature: ArrayLike) -> Array:
+    """Logits below their maximum, over temperature; at 0 the first maximum alone is left."""
+    z = _usable(rows)
+    scale = checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
+    greedy = scale == 0
+    warm = cooled(z, scale + greedy.astype(z.dtype), rows.axis_name)
+    others = greedy & ~first_max(z, rows.axis_name) & ~jnp.isnan(z)
+    return jnp.where(others, -jnp.inf, warm)
+
+
+def _half_below_max(z: Array, axis_name: AxisName) -> Array:
+    """(z - max(z)) / 2, of which the maximum counts as a constant; 0 at an infinite one."""
+    largest = lax.stop_gradient(row_max(z, axis_name))
+    return 0.5 * z - 0.5 * jnp.where(jnp.isinf(largest), 0.0, largest)
+
+
+def _draw(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
+    """int32 indices of the largest perturbed logits; -1 if there is none."""
+    z = lax.stop_gradient(z)
+    noise = _gumbel(key, (*shape, *z.shape), z.dtype, axis_name)
+    perturbed = jnp.broadcast_to(z, noise.shape) + noise
+    classes = row_argmax(perturbed, axis_name)
+    return jnp.where(row_max(perturbed, axis_name) > -jnp.inf, classes, -1)[..., 0]
+
+
+def _gumbel(key: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, axis_name: AxisName) -> Array:
+    """Gumbel noise for the classes that this device has."""
+    own = _as_key(key)
+    if axis_name is not None:
+        own = jax.random.fold_in(own, lax.axis_index(axis_name))
+    return jax.random.gumbel(own, shape, dtype, mode="high")
+
+
+# What a draw is told.
+
+
+def _as_key(key: ArrayLike) -> Array:
+    """One key of ``jax.random``, of the new kind or of the old."""
+    array = checks.as_array("key", key)
+    is_new = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    if not (is_new or array.dtype == jnp.uint32):
+        raise TypeError(f"key must be from jax.random, got {array.dtype}{list(array.shape)}")
+    if array.ndim != (0 if is_new else 1):
+        got = f"{array.dtype}{list(array.shape)}"
+        raise ValueError(f"key must be one key, got {got}: jax.vmap takes one for each row")
+    return array
+
+
+def _as_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Dimensions as Python's integers."""
+    if not isinstance(shape, tuple) or not all(map(_is_index, shape)) or any(n < 0 for n in shape):
+        raise TypeError(f"shape must be a tuple of ints that are at least 0, got {shape!r}")
+    return tuple(map(operator.index, shape))
+
+
+def _as_count(k: int, most: int) -> int:
+    """How many classes to draw of those that there are."""
+    if not _is_index(k):
+        raise TypeError(f"k must be an int that is known while tracing, got {k!r}")
+    if not 1 <= k <= most:
+        raise ValueError(f"k must be at least 1 and at most {most}, got {k}")
+    return operator.index(k)
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

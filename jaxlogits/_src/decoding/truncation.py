@@ -1,0 +1,334 @@
+"""Leave only some classes to draw from: the others' logits become -inf.
+
+What every function here keeps, it keeps unchanged, with derivative 1; the derivative by what it
+removes, and by the parameter, is 0. The likeliest class always stays, and classes that tie are kept
+or removed together.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.checks import Range
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
+from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.reductions import row_max, row_sum
+from jaxlogits._src.rows.rows import (
+    Rows,
+    log_softmax_rows,
+    row_stats,
+    rows_of,
+    softmax_rows,
+    spoiled,
+)
+from jaxlogits._src.rows.thresholds import kth_largest, mass_threshold
+
+
+@program("axis", "axis_name", k=Option(Range(1), integer=True))
+@on_explicit_mesh(split_logits)
+def keep_top_k(
+    logits: ArrayLike,
+    k: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Keep the k likeliest classes and those that tie with the last of them.
+
+    The threshold is found by bisection over the floating-point numbers, without a sort.
+
+    Args:
+        logits: floating-point array. -inf stays -inf; NaN makes its row NaN.
+        k: at least 1, a number or one for each row, in the shape of ``logits`` without ``axis``.
+            That of the classes, or any number beyond, keeps all. A traced one
+            below 1 makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``, -inf where a class is removed.
+
+    Raises:
+        TypeError: if the logits aren't floating point with -inf or k isn't an integer.
+        ValueError: for an axis out of range, a row without classes or a k below 1.
+
+    Accuracy: exact.
+    Transforms: all, to any order, in the logits.
+
+    Example:
+        >>> jl.keep_top_k(jnp.array([1.0, 3.0, 2.0, 2.0]), 2)
+        Array([-inf,   3.,   2.,   2.], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
+    z = lax.stop_gradient(rows.z)
+    count = checks.as_row_count("k", k, z.shape[:-1])
+    each = count[..., 0] if count.ndim else count
+    checks.check_values("k must be at least 1", each, each >= 1)
+    return _kept(rows, z >= kth_largest(z, count, axis_name), count >= 1)
+
+
+@program("axis", "axis_name", p=Option(Range(0, 1)))
+@on_explicit_mesh(split_logits)
+def keep_top_p(
+    logits: ArrayLike,
+    p: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Keep the fewest likeliest classes whose probability is at least p: nucleus sampling.
+
+    The classes that are cut off add up to at most 1 - p. Their sum is compared, not that of the
+    kept ones, so that it is exact for p close to 1. The cut is found by bisection, without a sort.
+
+    Args:
+        logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
+            them, or NaN, make their row NaN.
+        p: in [0, 1], a number or one for each row, in the shape of ``logits`` without
+            ``axis``. 0 keeps the likeliest, 1 all. A traced one outside makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``, -inf where a class is removed. Classes that tie with the
+        last are kept.
+
+    Raises:
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or a p outside [0, 1].
+
+    Accuracy: the set is that of exact sums for a p not within 1e-6 of where it changes.
+    Transforms: all, to any order, in the logits.
+    Reference: Holtzman et al., The Curious Case of Neural Text Degeneration (2020), section 3.1.
+
+    Example:
+        >>> jl.keep_top_p(jnp.array([2.0, 1.0, 0.0]), 0.8)  # softmax is 0.67, 0.24, 0.09
+        Array([  2.,   1., -inf], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, no_class=True)
+    p = _option(rows, "p", p)
+    z = lax.stop_gradient(rows.z)
+    stats = row_stats(z, axis_name)
+    return _kept(rows, _within_mass(z, stats.exps, p, axis_name), ~jnp.isnan(p + stats.rest))
+
+
+@program("axis", "axis_name", mass=Option(Range(0, 1)))
+@on_explicit_mesh(split_logits)
+def keep_typical(
+    logits: ArrayLike,
+    mass: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Keep the classes whose surprise is closest to the entropy, up to a probability of ``mass``.
+
+    The fewest classes of the smallest | -log p_k - entropy | whose probabilities add up to at least
+    ``mass``: neither the rare ones nor, where the row is undecided, an unduly sure one.
+
+    Args:
+        logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
+            them, or NaN, make their row NaN.
+        mass: in [0, 1], a number or one for each row, in the shape of ``logits``
+            without ``axis``. 0 keeps the most typical class, 1 all. A traced one outside
+            makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``, -inf where a class is removed. The likeliest class may
+        be, but never all; equally typical ones are kept together.
+
+    Raises:
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or a mass outside [0, 1].
+
+    Accuracy: the set is that of exact sums for a mass not within 1e-6 of where it changes.
+    Transforms: all, to any order, in the logits.
+    Reference: Meister et al., Locally Typical Sampling (2023), section 4.
+
+    Example:
+        >>> jl.keep_typical(jnp.array([1.0, 0.0, 0.0, 0.0, 0.0]), 0.5)
+        Array([-inf,   0.,   0.,   0.,   0.], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, no_class=True)
+    mass = _option(rows, "mass", mass)
+    z = lax.stop_gradient(rows.z)
+    probs, surprise, entropy = _surprise(z, rows.blank, axis_name)
+    typical = jnp.where(probs > 0, -jnp.abs(surprise - entropy), -jnp.inf)
+    return _kept(rows, _within_mass(typical, probs, mass, axis_name), ~jnp.isnan(mass + entropy))
+
+
+@program("axis", "axis_name", p=Option(Range(0, 1)))
+@on_explicit_mesh(split_logits)
+def keep_min_p(
+    logits: ArrayLike,
+    p: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Keep the classes that are at least p times as likely as the likeliest.
+
+    z_k >= max(z) + log(p): a bar that rises with how sure the row is.
+
+    Args:
+        logits: floating-point array. -inf stays -inf, +inf is all that is kept; NaN makes its row
+            NaN.
+        p: in [0, 1], a number or one for each row, in the shape of ``logits`` without
+            ``axis``. 0 keeps all, 1 the likeliest. A traced one outside makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``, -inf where a class is removed.
+
+    Raises:
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or a p outside [0, 1].
+
+    Accuracy: a class is kept rightly unless its ratio is within 1e-6 of p, relatively.
+    Transforms: all, to any order, in the logits.
+    Reference: Nguyen et al., Turning Up the Heat: Min-p Sampling (2024), section 4.
+
+    Example:
+        >>> jl.keep_min_p(jnp.array([2.0, 1.0, 0.0]), 0.25)  # softmax is 0.67, 0.24, 0.09
+        Array([  2.,   1., -inf], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
+    p = _option(rows, "p", p)
+    gaps = row_stats(lax.stop_gradient(rows.z), axis_name).gaps
+    return _kept(rows, gaps <= -jnp.log(p), ~jnp.isnan(p))
+
+
+@program("axis", "axis_name", epsilon=Option(Range(0, 1)))
+@on_explicit_mesh(split_logits)
+def keep_epsilon(
+    logits: ArrayLike,
+    epsilon: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Keep the classes whose probability is at least epsilon, and the likeliest whatever it has.
+
+    Args:
+        logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
+            them, or NaN, make their row NaN.
+        epsilon: in [0, 1], a number or one for each row, in the shape of ``logits``
+            without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``, -inf where a class is removed.
+
+    Raises:
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or an epsilon outside [0, 1].
+
+    Accuracy: a class is kept rightly unless its probability is within 1e-6 of epsilon, relatively.
+    Transforms: all, to any order, in the logits.
+    Reference: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022), section 4.3.
+
+    Example:
+        >>> jl.keep_epsilon(jnp.array([2.0, 1.0, 0.0]), 0.1)  # softmax is 0.67, 0.24, 0.09
+        Array([  2.,   1., -inf], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, no_class=True)
+    epsilon = _option(rows, "epsilon", epsilon)
+    log_probs = log_softmax_rows(lax.stop_gradient(rows.z), rows.blank, axis_name)
+    return _above(rows, log_probs, jnp.log(epsilon))
+
+
+@program("axis", "axis_name", epsilon=Option(Range(0, 1)))
+@on_explicit_mesh(split_logits)
+def keep_eta(
+    logits: ArrayLike,
+    epsilon: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Keep the classes of at least eta = min(epsilon, sqrt(epsilon) exp(-entropy)).
+
+    As ``keep_epsilon``, with a bar that falls where the row is undecided.
+
+    Args:
+        logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
+            them, or NaN, make their row NaN.
+        epsilon: in [0, 1], a number or one for each row, in the shape of ``logits``
+            without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``, -inf where a class is removed; the likeliest class always
+        stays.
+
+    Raises:
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or an epsilon outside [0, 1].
+
+    Accuracy: a class is kept rightly unless its probability is within 1e-5 of eta, relatively.
+    Transforms: all, to any order, in the logits.
+    Reference: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022), section 4.3.
+
+    Example:
+        >>> jl.keep_eta(jnp.array([2.0, 1.0, 0.0]), 0.1)  # softmax is 0.67, 0.24, 0.09
+        Array([  2.,   1., -inf], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, no_class=True)
+    epsilon = _option(rows, "epsilon", epsilon)
+    _, surprise, entropy = _surprise(lax.stop_gradient(rows.z), rows.blank, axis_name)
+    log_epsilon = jnp.log(epsilon)
+    return _above(rows, -surprise, jnp.minimum(log_epsilon, 0.5 * log_epsilon - entropy))
+
+
+def _option(rows: Rows, name: str, value: ArrayLike) -> Array:
+    """A share of 1, for each row or for all; NaN where it is none."""
+    shape = rows.logits.shape[:-1]
+    option = checks.as_row_option(name, value, rows.blank.dtype, shape)
+    return lax.stop_gradient(option)
+
+
+def _surprise(z: Array, blank: Array, axis_name: AxisName) -> tuple[Array, Array, Array]:
+    """p, -log p, and the entropy as ``[..., 1]``."""
+    probs = softmax_rows(z, blank, axis_name)
+    surprise = -log_softmax_rows(z, blank, axis_name)
+    terms = jnp.where(probs == 0, 0.0, probs * surprise)
+    return probs, surprise, row_sum(terms, axis_name)
+
+
+def _within_mass(scores: Array, weights: Array, mass: Array, axis_name: AxisName) -> Array:
+    """The fewest classes of the largest scores that have ``mass``; all of them at 1."""
+    threshold = mass_threshold(scores, weights, 1.0 - mass, axis_name)
+    return (scores >= threshold) | (mass == 1.0)
+
+
+def _above(rows: Rows, log_probs: Array, bar: Array) -> Array:
+    is_largest = rows.z == row_max(rows.z, rows.axis_name)
+    known = ~jnp.isnan(bar + row_max(log_probs, rows.axis_name))
+    return _kept(rows, (log_probs >= bar) | is_largest, known)
+
+
+def _kept(rows: Rows, keep: Array, known: Array) -> Array:
+    """The logits that are kept; rows are NaN where a parameter or a logit is."""
+    checks.require_infinity("logits", rows.like)
+    z = rows.z
+    largest = row_max(z, rows.axis_name)  # NaN if one is
+    bad = (~known | jnp.isnan(largest)) & (largest != -jnp.inf)
+    return rows.restore(spoiled(jnp.where(keep | bad, z, -jnp.inf), bad), -jnp.inf)

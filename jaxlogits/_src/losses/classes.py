@@ -1,0 +1,278 @@
+"""Losses of one class among many: cross entropy, focal and poly.
+
+Every loss is one value per example; the caller writes ``.mean()``. Integer labels and dense targets
+are two functions.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.checks import Range
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, widen
+from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.base.rules import derivatives, weigh
+from jaxlogits._src.losses.focal import focal
+from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.reductions import row_sum
+from jaxlogits._src.rows.nll import nll, weighted_nll, weighted_square_logsumexp
+from jaxlogits._src.rows.rows import Rows, rows_of, softmax_complement_rows
+from jaxlogits._src.rows.targets import label_rows, one_hot_rows, target_rows
+
+
+@program(
+    "axis",
+    "axis_name",
+    label_smoothing=Option(Range(0, below=1), off=(0,)),
+    z_loss=Option(Range(0), off=(0,)),
+)
+@on_explicit_mesh(split_logits)
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+) -> Array:
+    """Cross entropy between dense targets and softmax(logits), -sum_k t_k log p_k.
+
+    With options: -sum_k w_k t'_k log p_k + z_loss * logsumexp(z)**2, t' = (1 - eps) t + eps / K.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities.
+        labels: targets of the same shape, weights of the classes: they need not sum to 1, and the
+            loss is linear in them, below 0 too.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked class's target is left out; a row that is masked as a
+            whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        label_smoothing: eps in [0, 1), spread over the classes that count.
+        class_weights: w, ``[K]``, at least 0; the loss is linear in them.
+        z_loss: weight of the squared logsumexp, which keeps it close to 0.
+
+    Returns:
+        One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range, no classes or an option out of range.
+
+    Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. With soft
+        labels or options, terms of both signs may cancel in the derivative.
+    Transforms: all, to any order, in logits, labels, class_weights and float options.
+
+    Example:
+        >>> jl.softmax_cross_entropy(jnp.array([20.0, 0.0]), jnp.array([1.0, 0.0]))
+        Array(2.0611537e-09, dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    targets = target_rows(rows, labels, "softmax_cross_entropy_with_integer_labels")
+    return _cross_entropy(rows, targets, label_smoothing, class_weights, z_loss)
+
+
+@program(
+    "axis",
+    "axis_name",
+    label_smoothing=Option(Range(0, below=1), off=(0,)),
+    z_loss=Option(Range(0), off=(0,)),
+)
+@on_explicit_mesh(split_logits)
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+) -> Array:
+    """Cross entropy between integer labels and softmax(logits), -log p_y.
+
+    With options: -sum_k w_k t_k log p_k + z_loss * logsumexp(z)**2, where t is 1 - eps at the label
+    plus eps / K everywhere. Without them it is log1p of the sum of exp(z_j - z_y) over j != y where
+    the label has the largest logit: 2e-9 at a margin of 20, where log(1 + 2e-9) would be 0.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. For several axes
+            they index the classes flattened in that order. One outside makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked label costs +inf, a row that is masked as a whole 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        label_smoothing: eps in [0, 1), spread over the classes that count.
+        class_weights: w, ``[K]``, at least 0; the loss is linear in them.
+        z_loss: weight of the squared logsumexp, which keeps it close to 0.
+
+    Returns:
+        One loss per example: the shape of ``labels``, in float32 or wider.
+
+    Raises:
+        TypeError: for a wrong dtype, such as labels that aren't integers.
+        ValueError: for a wrong shape, an axis out of range, no classes, an option out of range, or
+            labels whose dtype can't hold K - 1.
+
+    Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. With options,
+        terms of both signs may cancel in the derivative.
+    Transforms: all, to any order, in logits, class_weights and float options.
+
+    Example:
+        >>> jl.softmax_cross_entropy_with_integer_labels(jnp.array([20.0, 0.0]), jnp.array(0))
+        Array(2.0611537e-09, dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    dense = "softmax_cross_entropy"
+    if checks.is_zero(label_smoothing) and class_weights is None:
+        # The penalty reads the wide logits, and one array's gradient is rounded once.
+        z = rows.logits if checks.is_zero(z_loss) else rows.z
+        loss = nll(z, label_rows(rows, labels, dense), rows.blank, axis_name)
+        return loss + _penalty(rows, z_loss)
+    targets = one_hot_rows(rows, labels, dense)
+    return _cross_entropy(rows, targets, label_smoothing, class_weights, z_loss)
+
+
+@program("axis", "axis_name", gamma=Option(Range(0)))
+@on_explicit_mesh(split_logits)
+def softmax_focal_loss_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    gamma: ArrayLike = 2.0,
+) -> Array:
+    """Focal loss, -(1 - p_y)**gamma log p_y: cross entropy that counts easy examples less.
+
+    Computed from the cross entropy L alone, as L (-expm1(-L))**gamma: 1 - p_y doesn't cancel.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
+            the loss and the gradient of its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        gamma: focusing parameter, at least 0; 0 is the cross entropy.
+
+    Returns:
+        One loss per example: the shape of ``labels``, in float32 or wider.
+
+    Raises:
+        TypeError: for a wrong dtype, such as labels that aren't integers.
+        ValueError: for a wrong shape, an axis out of range, no classes or a negative gamma.
+
+    Accuracy: float32 8 ulp of the result where the gaps are exact, derivative 8. For gamma up to 2.
+    Transforms: all, in logits and gamma, to the order to which L**gamma can be differentiated.
+    Reference: Lin et al., Focal Loss for Dense Object Detection (2017), equation 4.
+
+    Example:
+        >>> jl.softmax_focal_loss_with_integer_labels(jnp.array([0.0, 0.0]), jnp.array(0)).round(4)
+        Array(0.1733, dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    gamma = checks.as_option("gamma", gamma, rows.z.dtype)
+    return focal(nll(rows.logits, label_rows(rows, labels), rows.blank, axis_name), gamma)
+
+
+@program("axis", "axis_name", epsilon=Option(Range(-1)))
+@on_explicit_mesh(split_logits)
+def poly_loss_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    epsilon: ArrayLike = 2.0,
+) -> Array:
+    """Poly-1 loss, cross entropy + epsilon * sum_k t_k (1 - p_k).
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities.
+        labels: targets of the same shape, weights of the classes: the loss is linear in them.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked class's target is left out; a row that is masked as a
+            whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        epsilon: weight of the first term of cross entropy's expansion in 1 - p, at least -1.
+
+    Returns:
+        One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range, no classes or epsilon below -1.
+
+    Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. For one-hot labels
+        and epsilon of at least 0; otherwise terms of both signs may cancel.
+    Transforms: all, to any order, in logits, labels and epsilon.
+    Reference: Leng et al., PolyLoss (2022), equation 6.
+
+    Example:
+        >>> jl.poly_loss_cross_entropy(jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])).round(4)
+        Array(1.6931, dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    targets = target_rows(rows, labels)
+    epsilon = checks.as_option("epsilon", epsilon, rows.z.dtype)
+    missed = targets * softmax_complement_rows(rows.z, rows.blank, axis_name)
+    loss = weighted_nll(rows.z, targets, rows.blank, axis_name)
+    return loss + epsilon * row_sum(missed, axis_name)[..., 0]
+
+
+def _cross_entropy(
+    rows: Rows,
+    targets: Array,
+    label_smoothing: ArrayLike,
+    class_weights: ArrayLike | None,
+    z_loss: ArrayLike,
+) -> Array:
+    """The cross entropy of dense targets with its options."""
+    dtype = rows.z.dtype
+    if not checks.is_zero(label_smoothing):
+        epsilon = checks.as_option("label_smoothing", label_smoothing, dtype)
+        kept = jnp.ones_like(targets) if rows.mask is None else rows.mask.astype(dtype)
+        count = jnp.maximum(row_sum(kept, rows.axis_name), 1.0)
+        targets = _smoothed(targets, kept / count, epsilon)
+    if class_weights is not None:
+        weights = widen(checks.as_real("class_weights", class_weights), dtype)
+        checks.require_shape("class_weights", weights, targets.shape[-1:], "one weight a class,")
+        rule = "class_weights must be at least 0"
+        weights = checks.check_values(rule, weights, weights >= 0, "for class")
+        targets = weigh(targets, jnp.broadcast_to(weights, targets.shape))
+    loss = weighted_nll(rows.z, targets, rows.blank, rows.axis_name)
+    return loss + _penalty(rows, z_loss)
+
+
+@jax.custom_jvp
+def _smoothed(targets: Array, even: Array, epsilon: Array) -> Array:
+    """(1 - epsilon) targets + epsilon even; what a target's share costs may be infinite."""
+    return (1.0 - epsilon) * targets + epsilon * even
+
+
+derivatives(
+    _smoothed,
+    lambda dtargets, _, __, ___, epsilon: (1.0 - epsilon) * dtargets,
+    None,
+    lambda depsilon, _, targets, even, __: jnp.where(
+        targets == even, 0.0, (even - targets) * depsilon
+    ),
+)
+
+
+def _penalty(rows: Rows, z_loss: ArrayLike) -> Array:
+    """z_loss * logsumexp**2, or 0."""
+    weight = checks.as_option("z_loss", z_loss, rows.z.dtype)
+    if checks.is_zero(z_loss):
+        return weight
+    return weighted_square_logsumexp(rows.z, weight, rows.axis_name)

@@ -1,0 +1,352 @@
+"""Softmax's sparse relatives, which give exactly 0 to most classes, and their losses.
+
+The alpha-entmax family leads from softmax (alpha = 1) to sparsemax (alpha = 2). Its loss does what
+cross entropy does for softmax: its gradient is p - y.
+"""
+
+import jax.numpy as jnp
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.checks import Range
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
+from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.reductions import row_any
+from jaxlogits._src.rows.entmax import entmax_loss_rows, entmax_rows
+from jaxlogits._src.rows.rows import Rows, rows_of, softmax_rows
+from jaxlogits._src.rows.targets import one_hot_rows, target_rows
+
+
+@program("axis", "axis_name")
+@on_explicit_mesh(split_logits)
+def sparsemax(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Euclidean projection of the logits onto the probabilities, p_i = max(z_i - tau, 0).
+
+    tau makes the row sum to 1. It is found by Newton's method, without a sort: a few passes.
+
+    Args:
+        logits: floating-point array. A single +inf takes all of the probability; two of them, or
+            NaN, make their row NaN; -inf has probability 0.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
+        whole. A row of -inf alone is NaN. A class with z = tau, on the edge of the support, is 0
+        and counts as outside: its derivative is 0.
+
+    Raises:
+        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        ValueError: for an axis out of range or a row without classes.
+
+    Accuracy: float32 3e-7, of 1.
+    Transforms: all, to any order; derivatives beyond the first are 0.
+    Reference: Martins and Astudillo, From Softmax to Sparsemax (2016), equation 2.
+
+    Example:
+        >>> jl.sparsemax(jnp.array([1.0, 0.5, -1.0]))
+        Array([0.75, 0.25, 0.  ], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name)
+    one = jnp.ones([], rows.z.dtype)
+    return rows.restore(entmax_rows(rows.z, one, rows.blank, 1, axis_name), 0.0)
+
+
+@program("axis", "axis_name")
+@on_explicit_mesh(split_logits)
+def entmax15(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """1.5-entmax, p_i = max(z_i / 2 - tau, 0)**2: halfway from softmax to sparsemax.
+
+    tau makes the row sum to 1. It is found by Newton's method, without a sort: a few passes.
+    ``entmax`` with alpha = 1.5, for which no power has to be taken.
+
+    Args:
+        logits: floating-point array. A single +inf takes all of the probability; two of them, or
+            NaN, make their row NaN; -inf has probability 0.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
+        whole. A row of -inf alone is NaN. At the edge of the support p and its derivative are 0.
+
+    Raises:
+        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        ValueError: for an axis out of range or a row without classes.
+
+    Accuracy: float32 3e-7, of 1.
+    Transforms: all, to any order; the second derivative jumps at the edge of the support.
+    Reference: Peters et al., Sparse Sequence-to-Sequence Models (2019), section 3.
+
+    Example:
+        >>> jl.entmax15(jnp.array([1.0, 0.0, -1.0])).round(4)
+        Array([0.8307    , 0.16929999, 0.        ], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name)
+    half = jnp.full([], 0.5, rows.z.dtype)
+    return rows.restore(entmax_rows(rows.z, half, rows.blank, 2, axis_name), 0.0)
+
+
+@program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
+@on_explicit_mesh(split_logits)
+def entmax(
+    logits: ArrayLike,
+    alpha: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """alpha-entmax, p_i = max((alpha - 1) z_i - tau, 0)**(1 / (alpha - 1)).
+
+    tau makes the row sum to 1. Computed as a power of 1 + (alpha - 1) (z_i - t), which turns into
+    softmax's exp(z_i - t) as alpha tends to 1.
+
+    Args:
+        logits: floating-point array. A single +inf takes all of the probability; two of them, or
+            NaN, make their row NaN; -inf has probability 0.
+        alpha: at least 1, a number or one for each row, in a shape that broadcasts to that of
+            ``logits`` without ``axis``; may be learnt. 1 is softmax, 2 sparsemax; the larger, the
+            sparser. One below 1 that isn't a plain number makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
+        whole. A row of -inf alone is NaN. At the edge of the support p and its derivative are 0.
+
+    Raises:
+        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or an alpha below 1.
+
+    Accuracy: float32 1e-6, of 1, for alpha up to 2. Beyond, p is as steep as a root at the edge of
+        the support: there it is off by up to 1e-7**(1 / (alpha - 1)).
+    Transforms: all, in logits and alpha, to the order to which it can be differentiated.
+    Reference: Correia et al., Adaptively Sparse Transformers (2019), equation 10 and section 3.2.
+
+    Example:
+        >>> jl.entmax(jnp.array([2.0, 0.0, -1.0]), 1.25).round(4)
+        Array([0.94159997, 0.0554    , 0.0031    ], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name)
+    a, power = _order(rows, alpha)
+    if power is None:
+        return rows.restore(softmax_rows(rows.z, rows.blank, axis_name), 0.0)
+    return rows.restore(entmax_rows(rows.z, a, rows.blank, power, axis_name), 0.0)
+
+
+@program("axis", "axis_name")
+@on_explicit_mesh(split_logits)
+def sparsemax_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Sparsemax's loss for dense targets, whose gradient is sparsemax(logits) - labels.
+
+    (|labels - z|**2 - |p - z|**2) / 2 with p = sparsemax(z): by how much closer the logits are to
+    their projection than to the targets. It is ``entmax_loss`` at alpha = 2.
+
+    Args:
+        logits: floating-point array.
+        labels: probabilities of the classes, which sum to 1, in the shape of ``logits``. A negative
+            one makes the loss and gradient of its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked class's target is left out; a row that is masked as a
+            whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider. Never
+        negative, and 0 as soon as p is the target: where its logit leads by 1, if it is one class.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range or no classes.
+
+    Accuracy: float32 1e-6, of max(1, loss); gradient 3e-7, of 1.
+    Transforms: all, to any order, in logits and, along directions that keep their sum, labels.
+    Reference: Blondel et al., Learning with Fenchel–Young Losses (2020), table 1.
+
+    Example:
+        >>> jl.sparsemax_loss(jnp.array([1.0, 0.5, -1.0]), jnp.array([1.0, 0.0, 0.0])).round(4)
+        Array(0.0625, dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    return _loss(rows, target_rows(rows, labels, "sparsemax_loss_with_integer_labels"), 2.0)
+
+
+@program("axis", "axis_name")
+@on_explicit_mesh(split_logits)
+def sparsemax_loss_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Sparsemax's loss for class indices, whose gradient is sparsemax(logits) - one_hot(labels).
+
+    ``entmax_loss_with_integer_labels`` at alpha = 2. It is exactly 0, with gradient 0, once the
+    label's logit leads all others by 1.
+
+    Args:
+        logits: floating-point array.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
+            the loss and the gradient of its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked label costs +inf; a row that is masked as a whole
+            costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        One loss per example: the shape of ``labels``, in float32 or wider; never negative.
+
+    Raises:
+        TypeError: for a wrong dtype, such as labels that aren't integers.
+        ValueError: for a wrong shape, an axis out of range, no classes or labels whose dtype can't
+            hold K - 1.
+
+    Accuracy: float32 1e-6, of max(1, loss); gradient 3e-7, of 1.
+    Transforms: all, to any order, in logits.
+    Reference: Martins and Astudillo, From Softmax to Sparsemax (2016), equation 20.
+
+    Example:
+        >>> jl.sparsemax_loss_with_integer_labels(jnp.array([1.0, 0.5]), jnp.array(0)).round(4)
+        Array(0.0625, dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    return _loss(rows, one_hot_rows(rows, labels, "sparsemax_loss"), 2.0)
+
+
+@program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
+@on_explicit_mesh(split_logits)
+def entmax_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    alpha: ArrayLike = 1.5,
+) -> Array:
+    """Entmax's Fenchel–Young loss for dense targets, whose gradient is entmax(logits) - labels.
+
+    O(y) + sum_k (p_k - y_k) z_k - O(p) with p = entmax(z, alpha) and Tsallis's negative entropy
+    O(p) = sum_k (p_k**alpha - p_k) / (alpha (alpha - 1)). At alpha = 1 it is KL(labels || softmax).
+
+    Args:
+        logits: floating-point array.
+        labels: probabilities of the classes, which sum to 1, in the shape of ``logits``. A negative
+            one makes the loss and gradient of its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked class's target is left out; a row that is masked as a
+            whole costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        alpha: at least 1, as in ``entmax``.
+
+    Returns:
+        One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider; never
+        negative.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape, an axis out of range, no classes or an alpha below 1.
+
+    Accuracy: float32 1e-6, of max(1, loss), for alpha up to 2; gradient 1e-6, of 1.
+    Transforms: all, in logits, labels and alpha, as far as entmax can be differentiated; in labels
+        along directions that keep their sum.
+    Reference: Blondel et al., Learning with Fenchel–Young Losses (2020), table 1.
+
+    Example:
+        >>> jl.entmax_loss(jnp.array([2.0, 0.0, -1.0]), jnp.array([0.75, 0.25, 0.0])).round(4)
+        Array(0.1994, dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    return _loss(rows, target_rows(rows, labels, "entmax_loss_with_integer_labels"), alpha)
+
+
+@program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
+@on_explicit_mesh(split_logits)
+def entmax_loss_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    alpha: ArrayLike = 1.5,
+) -> Array:
+    """Entmax's loss for class indices, whose gradient is entmax(logits) - one_hot(labels).
+
+    sum_k p_k z_k - z_y - O(p), as in ``entmax_loss``; at alpha = 1 it is the cross entropy. For
+    alpha above 1 it is exactly 0, with gradient 0, once the label's logit leads all others by
+    1 / (alpha - 1).
+
+    Args:
+        logits: floating-point array.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
+            the loss and the gradient of its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows. A masked label costs +inf; a row that is masked as a whole
+            costs 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        alpha: at least 1, as in ``entmax``.
+
+    Returns:
+        One loss per example: the shape of ``labels``, in float32 or wider; never negative.
+
+    Raises:
+        TypeError: for a wrong dtype, such as labels that aren't integers.
+        ValueError: for a wrong shape, an axis out of range, no classes, an alpha below 1 or labels
+            whose dtype can't hold K - 1.
+
+    Accuracy: float32 1e-6, of max(1, loss), for alpha up to 2; gradient 1e-6, of 1.
+    Transforms: all, in logits and alpha, as far as entmax can be differentiated.
+    Reference: Peters et al., Sparse Sequence-to-Sequence Models (2019), equation 13.
+
+    Example:
+        >>> jl.entmax_loss_with_integer_labels(jnp.array([1.0, 0.0, -1.0]), jnp.array(0)).round(4)
+        Array(0.0617, dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
+    return _loss(rows, one_hot_rows(rows, labels, "entmax_loss"), alpha)
+
+
+def _order(rows: Rows, alpha: ArrayLike) -> tuple[Array, int | None]:
+    """alpha - 1 for each row; the power it stands for if that is known, and None for softmax."""
+    dtype = rows.z.dtype
+    known = {1: None, 1.5: 2, 2: 1}
+    option = checks.as_row_option("alpha", alpha, dtype, rows.z.shape[:-1])
+    return option - 1.0, known.get(alpha, 0) if isinstance(alpha, int | float) else 0
+
+
+def _loss(rows: Rows, targets: Array, alpha: ArrayLike) -> Array:
+    """The loss of each row; NaN in one target is NaN in all of the row's gradient."""
+    a, power = _order(rows, alpha)
+    unknown = row_any(~(targets >= 0), rows.axis_name)
+    targets = jnp.where(unknown, jnp.nan, targets)
+    return entmax_loss_rows(rows.z, targets, a, rows.blank, power or 0, rows.axis_name)

@@ -1,0 +1,1 @@
+"""Rows and arrays that are split over a mesh."""

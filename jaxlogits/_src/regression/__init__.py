@@ -1,0 +1,1 @@
+"""Log-odds that are linear in features."""

@@ -1,0 +1,73 @@
+"""How likely counts are, where of millions of trials only the last digits decide.
+
+The log likelihood of y times yes in n trials is that of y / n, at which it is largest, less n times
+a divergence. Neither is a difference of numbers much larger than itself (Loader, Fast and Accurate
+Computation of Binomial Probabilities, 2000).
+"""
+
+import math
+
+import jax.numpy as jnp
+from jax.scipy.special import gammaln
+
+from jaxlogits._src.base.dtypes import Array
+
+
+def divergence(log_odds: Array, yes: Array, no: Array) -> Array:
+    """KL(yes || sigmoid(log_odds)), for shares of yes and no that add up to 1; at least 0."""
+    rarely = yes <= no
+    s, x = jnp.where(rarely, yes, no), jnp.where(rarely, log_odds, -log_odds)
+    never = s <= 0
+    s = jnp.where(never, 0.25, s)
+    # log(1 + t) - s d with t = s (exp(d) - 1), both of which are nearly s d where d is small.
+    # A single logarithm, as the digits of d are what is left of those of the log-odds.
+    d = x - jnp.log(s / jnp.where(never, 0.75, jnp.where(rarely, no, yes)))
+    near = jnp.minimum(d, 1)
+    t = s * jnp.expm1(near)
+    close = s * _exp_bend(near) - _log_bend(t)
+    softplus = jnp.logaddexp(x, 0)
+    apart = jnp.where(d > 1, softplus + jnp.log1p(-s) - s * d, close)
+    return jnp.where(never, softplus, jnp.maximum(apart, 0))
+
+
+def _exp_bend(x: Array) -> Array:
+    """exp(x) - 1 - x, at least 0."""
+    terms = 10 if x.dtype == jnp.float32 else 18
+    series = jnp.full_like(x, 1 / math.factorial(terms + 2))
+    for n in range(terms + 1, 1, -1):
+        series = series * x + 1 / math.factorial(n)
+    return jnp.where(jnp.abs(x) <= 1, x * x * series, jnp.expm1(x) - x)
+
+
+def _log_bend(t: Array) -> Array:
+    """t - log(1 + t), at least 0, by 2 atanh(t / (2 + t)) where t is small."""
+    terms = 7 if t.dtype == jnp.float32 else 16
+    v = t / (2 + t)
+    series = jnp.full_like(t, 1 / (2 * terms + 3))
+    for n in range(2 * terms + 1, 1, -2):
+        series = series * (v * v) + 1 / n
+    return jnp.where(jnp.abs(t) <= 0.5, v * (t - 2 * v * v * series), t - jnp.log1p(t))
+
+
+def likeliest(yes: Array, trials: Array) -> Array:
+    """The log of the probability of so many yes where theirs is ``yes / trials``, at most 0."""
+    y, rest = jnp.minimum(yes, trials - yes), jnp.maximum(yes, trials - yes)
+    sure = y <= 0
+    y, n = jnp.where(sure, 1, y), jnp.where(sure, 2, trials)
+    rest = jnp.where(sure, 1, rest)
+    ways = (_stirling_error(n) - _stirling_error(rest)) - _stirling_error(y)
+    spread = jnp.log(2 * math.pi * y) + jnp.log(rest / n)
+    return jnp.where(sure, 0, ways - spread / 2)
+
+
+def _stirling_error(n: Array) -> Array:
+    """log(n!) less Stirling's formula n log(n) - n + log(2 pi n) / 2."""
+    enough = 4 if n.dtype == jnp.float32 else 16  # for the series to leave less than an ulp
+    few, many = jnp.minimum(n, enough), jnp.maximum(n, enough)
+    exact = gammaln(few + 1) - ((few + 0.5) * jnp.log(few) - few + math.log(2 * math.pi) / 2)
+    square = 1 / (many * many)
+    coefficients = (-1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
+    series = jnp.full_like(n, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        series = series * square + c
+    return jnp.where(n < enough, exact, (1 / 12 + series * square) / many)

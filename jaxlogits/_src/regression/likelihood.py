@@ -1,0 +1,180 @@
+"""The negative log-likelihood of linear log-odds, with gradient and Hessian, in blocks of rows.
+
+A kernel [J, P] gives each row of features [P] J log-odds: one for yes against no, or those of the
+classes 1 to J against class 0. Here rows come last, ``[J, C]``: where many kernels share their
+features, vmap makes one matrix product of it, without a transpose.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.varying import zeros
+from jaxlogits._src.log_odds import wide_sigmoid
+from jaxlogits._src.regression.counts import divergence
+from jaxlogits._src.regression.design import Design, Rows, centred
+from jaxlogits._src.regression.newton import product
+from jaxlogits._src.rows.rows import log_softmax_rows, softmax_complement_rows, softmax_rows
+
+# Losses, gradients and Hessians.
+Terms = tuple[Array, Array, Array]
+T = TypeVar("T")
+RowTerms = Callable[[Array, Array], Terms]
+
+
+def yes_no_terms(log_odds: Array, labels: Array) -> Terms:
+    """Two losses [2, C], and the first one's gradients [1, C] and Hessians [1, 1, C].
+
+    All from sigmoid(-|x|), which keeps its digits where 1 - p has none. The second loss is what the
+    first one is above that of probabilities equal to the labels, and has no derivatives.
+    """
+    x, (yes, no) = log_odds[0], (labels, 1 - labels) if labels.ndim == 1 else labels.T
+    likely = x > 0
+    small = wide_sigmoid(jnp.where(likely, -x, x))
+    losses = jnp.where(likely, no * x, -yes * x) - jnp.log1p(-small)
+    residuals = jnp.where(likely, no - small, small - yes)
+    # Of labels that are all 0 or 1 it is the loss itself, which is a fifth of the work.
+    certain = jnp.all((yes <= 0) | (no <= 0))
+    args = lax.stop_gradient((losses, x, yes, no))
+    above = lax.cond(certain, lambda loss, *_: loss, lambda _, *args: divergence(*args), *args)
+    return jnp.stack([losses, above]), residuals[None], (small * (1 - small))[None, None]
+
+
+def class_terms(log_odds: Array, labels: Array) -> Terms:
+    """Losses [1, C], their gradients [J, C] and Hessians [J, J, C] in the log-odds [J, C]."""
+    z = jnp.pad(log_odds, ((1, 0), (0, 0))).T
+    nan = jnp.asarray(jnp.nan, z.dtype)
+    is_label = labels[:, None] == jnp.arange(z.shape[1], dtype=labels.dtype)[None, :]
+    known = jnp.any(is_label, axis=1)
+    log_p, p, rest = (
+        log_softmax_rows(z, nan, None),
+        softmax_rows(z, nan, None),
+        softmax_complement_rows(z, nan, None),
+    )
+    losses = jnp.where(known, -jnp.sum(jnp.where(is_label, log_p, 0), axis=1), nan)
+    residuals = jnp.where(known[:, None], jnp.where(is_label, -rest, p), nan)[:, 1:].T
+    p, rest = p[:, 1:].T, rest[:, 1:].T
+    same = jnp.eye(len(p), dtype=bool)[:, :, None]
+    return losses[None], residuals, jnp.where(same, (p * rest)[:, None], -p[:, None] * p[None, :])
+
+
+# A block's largest array takes 512 KiB of float32, which stays in the cache of a core.
+_BLOCK_SIZE = 2**17
+# Below this the products of all pairs of features are one array, which many fits share.
+_FEW_PRODUCTS = 2**19
+
+
+def likelihood(row_terms: RowTerms, design: Design, kernel: Array) -> Terms:
+    """The sums of the losses [L], and the first one's gradient [J, P] and Hessian [J, P, J, P].
+
+    The kernel [J, P], and so the derivatives, are in the design's coordinates.
+    """
+
+    def terms(rows: Rows, features: Array) -> Terms:
+        log_odds = product(kernel, features.T)
+        log_odds = log_odds if rows.offset is None else log_odds + rows.offset.T
+        return row_terms(log_odds, rows.labels)
+
+    return _sum_rows(terms, design, len(kernel))
+
+
+def first_step(row_terms: RowTerms, design: Design, num_outputs: int) -> tuple[Array, Array]:
+    """Gradient and Hessian, at a kernel of 0, of a parabola that the likelihood is like.
+
+    The one that touches it where all log-odds are 0, offsets included. There, at the latest, the
+    labels say something about the coefficients; where an offset of 60 alone is, they don't.
+    """
+
+    def terms(rows: Rows, features: Array) -> Terms:
+        nothing = zeros((num_outputs, len(features)), features.dtype, features)
+        losses, residuals, curvature = row_terms(nothing, rows.labels)
+        if rows.offset is not None:
+            residuals += jnp.sum(curvature * rows.offset.T[None], axis=1)
+        return losses, residuals, curvature
+
+    return _sum_rows(terms, design, num_outputs)[1:]
+
+
+def prepared(design: Design, num_outputs: int) -> Design:
+    """The design with its features in the coordinates, where a block is all rows."""
+    if _blocks_of(design, num_outputs) > 1:
+        return design
+    features = centred(design.rows, design.coordinates)
+    return design._replace(rows=design.rows._replace(features=features, level=None))
+
+
+def num_moved(design: Design, step: Array) -> Array:
+    """How many log-odds of rows that count a step of the kernel [J, P] changes by more than 1/2."""
+
+    def moved(rows: Rows) -> Array:
+        moves = jnp.abs(product(step, centred(rows, design.coordinates).T)) > 0.5
+        return jnp.sum(moves & (rows.weights > 0)[None, :], dtype=jnp.int32)
+
+    return _sum_blocks(moved, design.rows, _blocks_of(design, len(step)))
+
+
+def _sum_rows(row_terms: Callable[[Rows, Array], Terms], design: Design, num_outputs: int) -> Terms:
+    """The terms of rows with their features, weighted and added up."""
+    num_blocks = _blocks_of(design, num_outputs)
+    add_up = _with_products if num_blocks == 1 else _with_scaled
+
+    def terms(rows: Rows) -> Terms:
+        features = centred(rows, design.coordinates)
+        losses, residuals, curvature = row_terms(rows, features)
+        w = rows.weights
+        gradient = product(residuals * w[None], features)
+        return product(losses, w), gradient, add_up(curvature * w[None, None], features)
+
+    return _sum_blocks(terms, design.rows, num_blocks)
+
+
+def _blocks_of(design: Design, num_outputs: int) -> int:
+    num_rows, num_features = design.rows.features.shape
+    if num_rows * num_features**2 <= _FEW_PRODUCTS:
+        return 1
+    size = _BLOCK_SIZE // (num_features * num_outputs**2)
+    return _num_blocks(num_rows, max(size, 256))
+
+
+def _with_products(curvature: Array, features: Array) -> Array:
+    """sum_c curvature[i, j, c] features[c, p] features[c, q], by the products of the features."""
+    (rows, p), j = features.shape, len(curvature)
+    products = (features[:, :, None] * features[:, None, :]).reshape(rows, p * p)
+    hessian = product(curvature.reshape(j * j, rows), products)
+    return hessian.reshape(j, j, p, p).transpose(0, 2, 1, 3)
+
+
+def _with_scaled(curvature: Array, features: Array) -> Array:
+    """The same by one matrix product of scaled features with features."""
+    (rows, p), j = features.shape, len(curvature)
+    scaled = curvature[:, :, None, :] * features.T[None, None]
+    hessian = product(scaled.reshape(j * j * p, rows), features)
+    return hessian.reshape(j, j, p, p).transpose(0, 2, 1, 3)
+
+
+def _num_blocks(num_rows: int, size: int) -> int:
+    """At least as many as it takes, and such that few rows are left over."""
+    fewest = max(-(-num_rows // size), 1)
+    return min(range(fewest, 2 * fewest), key=lambda blocks: num_rows % blocks)
+
+
+def _sum_blocks(terms: Callable[[Rows], T], rows: Rows, num_blocks: int) -> T:
+    """The terms of all rows; blocks are computed again where they are differentiated."""
+    if num_blocks == 1:
+        return terms(rows)
+    size, left_over = divmod(len(rows.features), num_blocks)
+    cut = size * num_blocks
+
+    def add(total: T, block: Rows) -> tuple[T, None]:
+        return jax.tree.map(jnp.add, total, terms(block)), None
+
+    blocks = jax.tree.map(lambda x: x[:cut].reshape(num_blocks, size, *x.shape[1:]), rows)
+    types = jax.eval_shape(terms, jax.tree.map(lambda x: x[0], blocks))
+    like = jax.tree.leaves(rows)
+    nothing = jax.tree.map(lambda t: zeros(t.shape, t.dtype, *like), types)
+    total, _ = lax.scan(jax.checkpoint(add, prevent_cse=False), nothing, blocks)
+    return add(total, jax.tree.map(lambda x: x[cut:], rows))[0] if left_over else total

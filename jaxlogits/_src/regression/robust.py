@@ -1,0 +1,182 @@
+"""Standard errors that hold where the model doesn't: the sandwich estimators."""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.dtypes import Array, ArrayLike
+from jaxlogits._src.base.program import program
+from jaxlogits._src.regression.design import (
+    ONE_FOR_EACH,
+    class_design,
+    finite_features,
+    yes_no_design,
+)
+from jaxlogits._src.regression.fit import LogisticFit
+from jaxlogits._src.regression.likelihood import class_terms, yes_no_terms
+from jaxlogits._src.regression.newton import product
+from jaxlogits._src.regression.summary import covariance_matrix, require_fit
+
+WeightKind = Literal["frequency", "sampling"]
+Kind = Literal["HC0", "HC1"]
+
+
+def robust_covariance(
+    fit: LogisticFit,
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    offset: ArrayLike | None = None,
+    trials: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    weight_kind: WeightKind = "frequency",
+    kind: Kind = "HC1",
+) -> Array:
+    """Covariance of the coefficients that needs no true model, C (sum_n s_n s_n') C.
+
+    C is the fit's covariance and s_n the gradient of row n's log likelihood. With clusters, the
+    gradients are first added up within each, as their rows may depend on each other.
+
+    Args:
+        fit: of ``fit_logistic`` or ``fit_multinomial``.
+        features: [N, P], as they were fitted.
+        labels: [N], as they were fitted.
+        weights: [N], as they were fitted; a row of weight 0 doesn't exist.
+        offset: as it was fitted.
+        trials: as they were fitted; a row is one observation, however many trials it has.
+        clusters: integer [N], which cluster each row belongs to; None for each to its own.
+        weight_kind: "frequency", a weight of 2 is a row given twice, and N the sum of weights; or
+            "sampling", weights multiply the gradients, and N is the number of rows.
+        kind: "HC0" as above; "HC1" times N / (N - P), or with G clusters times
+            G / (G - 1) (N - 1) / (N - P), P counting all coefficients.
+
+    Returns:
+        The shape of the fit's covariance; ``fit._replace(covariance=...)`` gives the standard
+        errors, tests and intervals that belong to it. NaN, for HC1, if N <= P or G = 1.
+
+    Raises:
+        TypeError: for anything but a fit, or arrays of another dtype.
+        ValueError: for a wrong shape or kind.
+
+    Accuracy: float64 1e-8 of statsmodels' standard errors.
+    Transforms: all, to any order.
+
+    Example:
+        >>> x, y = jnp.ones([4, 1]), jnp.array([0, 1, 1, 1])
+        >>> fit = jax.jit(jl.fit_logistic)(x, y)
+        >>> print(f"{jl.robust_covariance(fit, x, y, kind='HC0')[0, 0]:.4f}")
+        1.3333
+    """
+    _require_one_of("weight_kind", weight_kind, get_args(WeightKind))
+    _require_one_of("kind", kind, get_args(Kind))
+    return _robust_covariance(
+        fit,
+        features,
+        labels,
+        weights=weights,
+        offset=offset,
+        trials=trials,
+        clusters=_with_small_names(clusters),
+        weight_kind=weight_kind,
+        kind=kind,
+    )
+
+
+@program("weight_kind", "kind")
+def _robust_covariance(
+    fit: LogisticFit,
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    weights: ArrayLike | None,
+    offset: ArrayLike | None,
+    trials: ArrayLike | None,
+    clusters: ArrayLike | None,
+    weight_kind: str,
+    kind: str,
+) -> Array:
+    require_fit(fit)
+    scores, w = _scores(fit, features, labels, weights, offset, trials)
+    influences = product(scores, covariance_matrix(fit))
+    frequency = weight_kind == "frequency"
+    num_rows = jnp.sum(w if frequency else jnp.where(w > 0, 1, w))
+    factor = _ratio(num_rows, num_rows - influences.shape[1])
+    if clusters is None:
+        # Of equal rows each has its own square, whose number multiplies it once.
+        inner = product(influences.T, (w if frequency else w * w)[:, None] * influences)
+    else:
+        sums, count = _sum_clusters(w[:, None] * influences, w > 0, clusters)
+        inner = product(sums.T, sums)
+        factor *= _ratio(count, count - 1) / _ratio(num_rows, num_rows - 1)
+    inner = inner if kind == "HC0" else factor * inner
+    return inner.reshape(fit.covariance.shape)
+
+
+def _ratio(number: Array, less: Array) -> Array:
+    """number / less, or NaN where nothing is left."""
+    left = less > 0
+    return jnp.where(left, number / jnp.where(left, less, 1), jnp.nan)
+
+
+def _sum_clusters(rows: Array, exists: Array, clusters: ArrayLike) -> tuple[Array, Array]:
+    """The rows added up within clusters, whatever their names, and how many there are."""
+    members = checks.as_integer("clusters", clusters)
+    checks.require_shape("clusters", members, rows.shape[:1], ONE_FOR_EACH)
+    names, index = jnp.unique(members, return_inverse=True, size=len(rows))
+    sizes = jax.ops.segment_sum(exists.astype(jnp.int32), index, len(names))
+    count = jnp.sum(sizes > 0, dtype=rows.dtype)
+    return jax.ops.segment_sum(rows, index, len(names)), count
+
+
+def _scores(
+    fit: LogisticFit,
+    features: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike | None,
+    offset: ArrayLike | None,
+    trials: ArrayLike | None,
+) -> tuple[Array, Array]:
+    """The gradient of each row's loss in the coefficients, [N, P J], and the rows' weights."""
+    if fit.coefficients.ndim == 1:
+        design, counts = yes_no_design(features, labels, weights, offset, trials)
+        row_terms = yes_no_terms
+    else:
+        if trials is not None:
+            raise ValueError("trials must be None for a fit of classes")
+        num_classes = fit.coefficients.shape[1] + 1
+        design, counts = class_design(features, labels, num_classes, weights, offset), None
+        row_terms = class_terms
+    rows = design.rows
+    x = finite_features(rows)
+    log_odds = product(jnp.atleast_2d(fit.coefficients.T), x.T)
+    log_odds = log_odds if rows.offset is None else log_odds + rows.offset.T
+    _, residuals, _ = row_terms(log_odds, rows.labels)
+    w = rows.weights
+    if counts is not None:
+        residuals *= counts.trials[None, :]
+        w = jnp.where(jnp.isnan(w), w, counts.weights)
+    scores = x[:, :, None] * residuals.T[:, None, :]
+    return scores.reshape(len(scores), fit.coefficients.size), w
+
+
+def _with_small_names(clusters: ArrayLike | None) -> ArrayLike | None:
+    """Names that don't fit the integers that JAX has, such as hashes, as their places in order."""
+    if isinstance(clusters, jax.Array) or not hasattr(clusters, "__array__"):
+        return clusters
+    names = np.asarray(clusters)
+    limits = np.iinfo(np.int64 if jax.config.jax_enable_x64 else np.int32)
+    if names.dtype.kind not in "iu" or names.size == 0:
+        return names
+    if limits.min <= names.min() and names.max() <= limits.max:
+        return names
+    return np.unique(names, return_inverse=True)[1].astype(np.int32)
+
+
+def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        known = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name} must be {known}, got {value!r}")

@@ -1,0 +1,1 @@
+"""The kernels: functions of rows ``[..., K]`` with their derivatives."""

@@ -1,0 +1,312 @@
+"""Negative log likelihoods of rows, and their derivatives.
+
+The gradient is softmax minus target, written so that the difference is never formed where it
+cancels: see ``_nll_gradient`` and ``_weighted_nll_gradient``. Each of them has a derivative of its
+own, so that every order is right.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlogits._src.base.dtypes import Array, AxisName, wide_dtype, widen
+from jaxlogits._src.base.rules import derivatives, product, times, weigh
+from jaxlogits._src.mesh.reductions import first_class, num_classes, row_max, row_sum
+from jaxlogits._src.rows.rows import (
+    Pair,
+    first_max,
+    label_mask,
+    log_softmax_rows,
+    log_softmax_tangent,
+    logsumexp_rows,
+    row_stats,
+    softmax_rows,
+)
+
+Triple = tuple[Array, Array, Array]
+
+
+_FEW_CLASSES = 16  # that are written out one by one
+
+
+class LabelSums(NamedTuple):
+    """What the loss and its gradient take from a row; ``[..., 1]`` each, in the wide dtype."""
+
+    largest: Array  # the maximum logit
+    gap: Array  # how far the label's logit is below it; 0 in a row of -inf
+    others: Array  # the sum of exp(z_j - largest) over all classes but the label
+    excess: Array  # the sum over all classes, less 1
+    factor: Array  # 1, or what a row without a loss gives instead
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def nll(logits: Array, labels: Array, blank: Array, axis_name: AxisName) -> Array:
+    """-log p_y of rows in any floating-point dtype."""
+    return _nll_of(logits, _label_sums(logits, labels, blank, axis_name), labels, blank, axis_name)
+
+
+@nll.defjvp
+def _nll_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
+    logits, labels, blank = primals
+    sums = _label_sums(lax.stop_gradient(logits), labels, blank, axis_name)
+
+    def of(logits: Array) -> Array:
+        return _nll_of(logits, sums, labels, blank, axis_name)
+
+    return jax.jvp(of, (logits,), tangents[:1])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _nll_of(
+    logits: Array, sums: LabelSums, labels: Array, blank: Array, axis_name: AxisName
+) -> Array:
+    """-log p_y from a row's sums. They count as constants: the derivative is that of the whole."""
+    del logits, labels, blank, axis_name  # the derivative needs them
+    return ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0]
+
+
+@_nll_of.defjvp
+def _nll_of_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
+    gradient = _nll_gradient(*primals, axis_name)
+    return _nll_of(*primals, axis_name), row_sum(gradient * widen(tangents[0]), axis_name)[..., 0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _nll_gradient(
+    logits: Array, sums: LabelSums, labels: Array, blank: Array, axis_name: AxisName
+) -> Array:
+    """p - one_hot(y), which at the label is minus the sum of the others' p."""
+    del blank
+    # Behind the barrier the exponentials are computed again: keeping them takes memory and time.
+    exps = _exp_below(*lax.optimization_barrier((logits, sums.largest)))
+    scale = sums.factor / (1.0 + sums.excess)
+    return jnp.where(label_mask(logits.shape, labels, axis_name), -sums.others, exps) * scale
+
+
+@_nll_gradient.defjvp
+def _nll_gradient_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
+    return _nll_gradient(*primals, axis_name), _probs_jvp(axis_name, primals, tangents)[1]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _probs(
+    logits: Array, sums: LabelSums, labels: Array, blank: Array, axis_name: AxisName
+) -> Array:
+    """The softmax, from a row's sums, which count as constants here too."""
+    del labels, blank, axis_name  # the derivative has the arguments that _nll_gradient has
+    exps = _exp_below(*lax.optimization_barrier((logits, sums.largest)))
+    return exps * (sums.factor / (1.0 + sums.excess))
+
+
+@_probs.defjvp
+def _probs_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
+    z, dz, p = widen(primals[0]), widen(tangents[0]), _probs(*primals, axis_name)
+    return p, p * log_softmax_tangent(z, p, dz, axis_name)
+
+
+def _label_sums(logits: Array, labels: Array, blank: Array, axis_name: AxisName) -> LabelSums:
+    """Reduce the rows. The sum leaves the label out, so that log1p sees all of a small loss."""
+    label = _own_index(labels[..., None], logits, axis_name)
+    # XLA:CPU would fuse what follows into the sum, which then takes several times as long.
+    both = _max_and_others(logits, label.astype(_index_dtype(logits)))
+    largest, others = lax.optimization_barrier(both)
+    label_logit = widen(jnp.take_along_axis(logits, label, axis=-1, mode="clip"))
+    if axis_name is not None:
+        largest, others = _merged(largest, others, axis_name)
+        is_here = (label >= 0) & (label < logits.shape[-1])
+        label_logit = row_sum(jnp.where(is_here, label_logit, 0.0), axis_name)
+    level = (label_logit == largest) | (largest == -jnp.inf)  # inf - inf
+    gap = jnp.where(level, 0.0, largest - label_logit)
+    # The label's own exponential is added as expm1(-gap) + 1, of which the 1 stays out.
+    excess = others + jnp.expm1(-gap)
+    two_inf = (largest == jnp.inf) & (excess > 0.0)
+    # Not >=, as the number of classes itself may not fit the labels' dtype.
+    last = num_classes(logits.shape, axis_name) - 1
+    bad = two_inf | ((labels < 0) | (labels > last))[..., None]
+    factor = jnp.where(bad, jnp.nan, 1.0).astype(largest.dtype)
+    factor = jnp.where(largest == -jnp.inf, blank, factor)
+    return LabelSums(largest, gap, others, excess, factor)
+
+
+def _own_index(label: Array, logits: Array, axis_name: AxisName) -> Array:
+    """The label's index among the classes that this device has; out of range if it isn't one."""
+    if axis_name is None:
+        return label
+    signed = label.astype(jnp.int64 if label.dtype.itemsize == 8 else jnp.int32)
+    return signed - first_class(logits.shape, signed.dtype, axis_name)
+
+
+def _merged(largest: Array, others: Array, axis_name: AxisName) -> Pair:
+    """A row's maximum and sum of exponentials from those of its parts, ``[..., parts]``.
+
+    The parts are blocks of one device's classes, or the slices that several devices have.
+    """
+    top = row_max(largest, axis_name)
+    return top, row_sum(others * _exp_below(largest, top), axis_name)
+
+
+def _max_and_others(logits: Array, label: Array) -> Pair:
+    """The maximum and the sum of exp(z_j - max) over all classes but the label."""
+    if _is_at_most(logits.shape[-1], _FEW_CLASSES):
+        return _reduce_short_row(logits, label)
+    pieces = _pieces(logits)
+    if pieces == 1:
+        return _reduce_row(logits, label)
+    in_pieces = functools.partial(_reduce_pieces, pieces=pieces)
+    both: Pair = lax.platform_dependent(logits, label, cpu=in_pieces, default=_reduce_row)
+    return both
+
+
+def _reduce_short_row(logits: Array, label: Array) -> Pair:
+    """A class at a time, so that a row stays in registers: half the time of a loop over 10."""
+    classes = [widen(logits[..., k : k + 1]) for k in range(logits.shape[-1])]
+    largest = functools.reduce(jnp.maximum, classes)
+    exps = [jnp.where(label == k, 0.0, _exp_below(z, largest)) for k, z in enumerate(classes)]
+    return largest, functools.reduce(jnp.add, exps)
+
+
+def _reduce_row(logits: Array, label: Array) -> Pair:
+    largest = widen(jnp.max(logits, axis=-1, keepdims=True))
+    # As exp(..) <= 1, min(exp(..), (j - y)**2) is 0 at the label and exp(..) elsewhere. XLA:CPU
+    # fuses it into the sum, which it doesn't do with a select.
+    index = jnp.arange(logits.shape[-1], dtype=label.dtype)
+    offset = (jnp.broadcast_to(index, logits.shape) - label).astype(largest.dtype)
+    exps = jnp.minimum(_exp_below(logits, largest), offset * offset)
+    return largest, jnp.sum(exps, axis=-1, keepdims=True)
+
+
+def _reduce_pieces(logits: Array, label: Array, *, pieces: int) -> Pair:
+    """Each piece by itself; their sums are brought to the maximum of all and added.
+
+    A dimension more, and not more rows: where the compiler has split the classes, they stay split.
+    """
+    *lead, count = logits.shape
+    width = count // pieces
+    starts = jnp.arange(0, count, width, dtype=label.dtype)
+    labels = jnp.broadcast_to(label, (*lead, pieces)) - jnp.broadcast_to(starts, (*lead, pieces))
+    each = _reduce_row(logits.reshape(*lead, pieces, width), labels[..., None])
+    largest, others = (array[..., 0] for array in each)
+    return _merged(largest, others, None)
+
+
+def _exp_below(logits: Array, largest: Array) -> Array:
+    """exp(z - largest), 1 at an infinite maximum and 0 in a row of -inf."""
+    greatest = float(jnp.finfo(largest.dtype).max)
+    top = jnp.clip(largest, -greatest, greatest)
+    return jnp.exp(jnp.minimum(widen(logits), top) - top)
+
+
+def _pieces(logits: Array) -> int:
+    """How many pieces a row is cut into; a class of a long row takes up to 3 times as long."""
+    width = logits.shape[-1]
+    counts = (1, 2, 4, 8, 16, 32)
+    divides = (n for n in counts if _is_at_most(width, n * 2**15) and width % n == 0)
+    return next(divides, 1)
+
+
+def _is_at_most(size: int, limit: int) -> bool:
+    """Whether a dimension is known to be so small: that of an export may be a symbol."""
+    return isinstance(size, int) and size <= limit
+
+
+def _index_dtype(logits: Array) -> jnp.dtype:
+    """A dtype that tells neighbouring classes apart: the wide one, as far as it counts."""
+    dtype = wide_dtype(logits)
+    exact = 2 ** (jnp.finfo(dtype).nmant + 1)
+    return dtype if _is_at_most(logits.shape[-1], exact) else jnp.dtype(jnp.int32)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def weighted_nll(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
+    """-sum_k c_k log p_k, with 0 log 0 = 0; no term cancels another."""
+    stats = row_stats(z, axis_name)
+    # Half of a gap is finite where the gap isn't.
+    halves = jnp.where(z == stats.largest, 0.0, 0.5 * stats.largest - 0.5 * z)
+    gaps = 2.0 * row_sum(jnp.where(weights == 0, 0.0, weights * halves), axis_name)
+    loss = gaps + jnp.log1p(stats.rest) * row_sum(weights, axis_name)
+    return jnp.where(stats.largest == -jnp.inf, blank, loss)[..., 0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _surprises(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
+    """-log p; 0 where that is inf and weighs 0."""
+    surprises = -log_softmax_rows(z, blank, axis_name)
+    return jnp.where((weights == 0) & jnp.isinf(surprises), 0.0, surprises)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _weighted_nll_gradient(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
+    """sum(c) p - c; at the maximum (sum(c) - c) p - c (1 - p), as p may be close to 1."""
+    stats = row_stats(z, axis_name)
+    is_max = first_max(z, axis_name)
+    total = 1.0 + stats.rest
+    p = stats.exps / total
+    of_others = row_sum(jnp.where(is_max, 0.0, weights), axis_name)
+    of_all = row_sum(weights, axis_name)
+    at_max = of_others * p - weights * (stats.rest / total)
+    gradient = jnp.where(is_max, at_max, of_all * p - weights)
+    return jnp.where(stats.largest == -jnp.inf, blank, gradient)
+
+
+def _along(slopes: Array, tangents: Array, axis_name: AxisName) -> Array:
+    return row_sum(slopes * tangents, axis_name)[..., 0]
+
+
+def _log_softmax_along(dz: Array, z: Array, blank: Array, axis_name: AxisName) -> Pair:
+    """p, and the tangent of its logarithm."""
+    p = softmax_rows(z, blank, axis_name)
+    return p, log_softmax_tangent(z, p, dz, axis_name)
+
+
+def _gradient_by_z(
+    dz: Array, _: Array, z: Array, weights: Array, blank: Array, axis_name: AxisName
+) -> Array:
+    p, dlog_p = _log_softmax_along(dz, z, blank, axis_name)
+    return row_sum(weights, axis_name) * p * dlog_p
+
+
+derivatives(
+    weighted_nll,
+    lambda dz, _, *args: _along(_weighted_nll_gradient(*args), dz, args[3]),
+    lambda dweights, _, *args: row_sum(times(_surprises(*args), dweights), args[3])[..., 0],
+    None,
+)
+derivatives(
+    _surprises,
+    lambda dz, _, z, __, *rest: -_log_softmax_along(dz, z, *rest)[1],
+    None,
+    None,
+)
+derivatives(
+    _weighted_nll_gradient,
+    _gradient_by_z,
+    lambda dweights, _, z, __, blank, axis_name: (
+        softmax_rows(z, blank, axis_name) * row_sum(dweights, axis_name) - dweights
+    ),
+    None,
+)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def weighted_square_logsumexp(z: Array, weight: Array, axis_name: AxisName) -> Array:
+    """weight * logsumexp(z)**2, with 0 for a row without classes and for a weight of 0."""
+    lse = logsumexp_rows(z, axis_name)
+    return jnp.where(lse == -jnp.inf, 0.0, product(weight, lse, lse))
+
+
+def _square_by_z(dz: Array, _: Array, z: Array, weight: Array, axis_name: AxisName) -> Array:
+    lse = logsumexp_rows(z, axis_name)[..., None]
+    p = softmax_rows(z, jnp.zeros([], z.dtype), axis_name)
+    # What lse may make infinite or large comes first, lest the product with p underflow.
+    return row_sum(times(weigh(weigh(2.0 * weight, lse), p), dz), axis_name)[..., 0]
+
+
+def _square_by_weight(dweight: Array, _: Array, z: Array, __: Array, axis_name: AxisName) -> Array:
+    lse = logsumexp_rows(z, axis_name)
+    return times(jnp.where(lse == -jnp.inf, 0.0, weigh(lse, lse)), dweight)
+
+
+derivatives(weighted_square_logsumexp, _square_by_z, _square_by_weight)

@@ -1,0 +1,275 @@
+"""What is refused, in which words."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlogits as jl
+from jaxlogits._src.base import checks
+
+cross_entropy = jl.softmax_cross_entropy_with_integer_labels
+focal = jl.softmax_focal_loss_with_integer_labels
+Z = jnp.zeros([4, 3])
+Y = jnp.array([0, 1, 2, 0])
+T = jnp.ones([4, 3])
+X = jnp.zeros([4])
+
+
+# Shapes, dtypes and options.
+
+
+def of_scalar_option(
+    fn: Callable[..., Any], labels: Any, name: str, value: Any
+) -> Callable[[], Any]:
+    logits = X if labels is X else Z
+    return lambda: fn(logits, labels, **{name: value})
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "integer probs": (
+        lambda: jl.logit(jnp.array([0, 1])),
+        TypeError,
+        "probs must be floating point, got int32[2]",
+    ),
+    "integer logits, elementwise": (
+        lambda: jl.sigmoid(1),
+        TypeError,
+        "logits must be floating point, got int32[]",
+    ),
+    "boolean x": (
+        lambda: jl.softplus(jnp.array(True)),
+        TypeError,
+        "x must be floating point, got bool[]",
+    ),
+    "complex logits": (
+        lambda: jl.softmax(Z.astype(jnp.complex64)),
+        TypeError,
+        "logits must be floating point, got complex64[4,3]",
+    ),
+    "integer logits": (
+        lambda: cross_entropy(Z.astype(int), Y),
+        TypeError,
+        "logits must be floating point, got int32[4,3]",
+    ),
+    "float labels": (
+        lambda: cross_entropy(Z, Y.astype(float)),
+        TypeError,
+        "labels must be integers, got float32[4]",
+    ),
+    "boolean labels": (
+        lambda: focal(Z, Y.astype(bool)),
+        TypeError,
+        "labels must be integers, got bool[4]",
+    ),
+    "labels [N, 1]": (
+        lambda: cross_entropy(Z, Y[:, None]),
+        ValueError,
+        "labels must have the shape of logits without axis, [4], got int32[4,1]",
+    ),
+    "one label for all": (
+        lambda: cross_entropy(Z, 0),
+        ValueError,
+        "labels must have the shape of logits without axis, [4], got int32[]",
+    ),
+    "labels of another axis": (
+        lambda: focal(Z, Y, axis=0),
+        ValueError,
+        "labels must have the shape of logits without axis, [3], got int32[4]",
+    ),
+    "one-hot labels to the integer loss": (
+        lambda: cross_entropy(Z, T.astype(int)),
+        ValueError,
+        "labels must have the shape of logits without axis, [4], got int32[4,3]; "
+        "softmax_cross_entropy takes a target for each class",
+    ),
+    "int8 labels for 300 classes": (
+        lambda: cross_entropy(jnp.zeros([2, 300]), jnp.zeros([2], jnp.int8)),
+        ValueError,
+        "labels must have a dtype that holds 299, got int8[2]",
+    ),
+    "targets of one row": (
+        lambda: jl.softmax_cross_entropy(Z, T[0]),
+        ValueError,
+        "labels must have the shape of logits, [4,3], got float32[3]",
+    ),
+    "integer labels to the dense loss": (
+        lambda: jl.poly_loss_cross_entropy(Z, Y),
+        ValueError,
+        "labels must have the shape of logits, [4,3], got int32[4]",
+    ),
+    "complex targets": (
+        lambda: jl.softmax_cross_entropy(Z, T.astype(jnp.complex64)),
+        TypeError,
+        "labels must be real numbers, got complex64[4,3]",
+    ),
+    "binary labels [N, 1]": (
+        lambda: jl.sigmoid_binary_cross_entropy(X, X[:, None]),
+        ValueError,
+        "labels must have the shape of logits, [4], got float32[4,1]",
+    ),
+    "one binary label for all": (
+        lambda: jl.sigmoid_focal_loss(X, 1.0),
+        ValueError,
+        "labels must have the shape of logits, [4], got float32[]",
+    ),
+    "no classes": (
+        lambda: jl.softmax(jnp.zeros([4, 0])),
+        ValueError,
+        "logits must have at least one class, got float32[4,0]",
+    ),
+    "no classes in the loss": (
+        lambda: cross_entropy(jnp.zeros([4, 0]), Y),
+        ValueError,
+        "logits must have at least one class, got float32[4,0]",
+    ),
+    "a scalar row": (
+        lambda: jl.logsumexp(0.0),
+        ValueError,
+        "axis must name dimensions of logits, got -1 for float32[]",
+    ),
+    "axis out of range": (
+        lambda: jl.softmax(Z, axis=2),
+        ValueError,
+        "axis must name dimensions of logits, got 2 for float32[4,3]",
+    ),
+    "negative axis out of range": (
+        lambda: jl.softmax(Z, axis=(0, -3)),
+        ValueError,
+        "axis must name dimensions of logits, got (0, -3) for float32[4,3]",
+    ),
+    "axis twice": (
+        lambda: jl.softmax(Z, axis=(1, -1)),
+        ValueError,
+        "axis must name each dimension once, got (1, -1) for float32[4,3]",
+    ),
+    "axis None": (
+        lambda: jl.logsumexp(Z, axis=None),
+        TypeError,
+        "axis must be an int or a non-empty tuple of ints, got None",
+    ),
+    "no axis": (
+        lambda: jl.logsumexp(Z, axis=()),
+        TypeError,
+        "axis must be an int or a non-empty tuple of ints, got ()",
+    ),
+    "axis True": (
+        lambda: jl.softmax(Z, axis=True),
+        TypeError,
+        "axis must be an int or a non-empty tuple of ints, got True",
+    ),
+    "where of 0 and 1": (
+        lambda: jl.softmax(Z, where=T),
+        TypeError,
+        "where must be boolean, got float32[4,3]: write where != 0",
+    ),
+    "where of rows": (
+        lambda: jl.softmax(Z, where=Y > 0),
+        ValueError,
+        "where must have 2 dimensions for logits float32[4,3], got bool[4]: "
+        "write where[:, None] for rows or where[None, :] for classes",
+    ),
+    "where of classes": (
+        lambda: cross_entropy(Z, Y, where=T[0] > 0),
+        ValueError,
+        "where must broadcast to [4], got bool[3]: write where[None, :] for classes",
+    ),
+    "where of more dimensions": (
+        lambda: jl.log_softmax(Z[0], where=T > 0),
+        ValueError,
+        "where must have 1 dimensions for logits float32[3], got bool[4,3]",
+    ),
+    "class_weights of another length": (
+        lambda: cross_entropy(Z, Y, class_weights=jnp.ones([4])),
+        ValueError,
+        "class_weights must have one weight a class, [3], got float32[4]",
+    ),
+    "class_weights of each row": (
+        lambda: jl.softmax_cross_entropy(Z, T, class_weights=T),
+        ValueError,
+        "class_weights must have one weight a class, [3], got float32[4,3]",
+    ),
+    "complex class_weights": (
+        lambda: cross_entropy(Z, Y, class_weights=jnp.ones([3], complex)),
+        TypeError,
+        "class_weights must be real numbers, got complex64[3]",
+    ),
+    "pos_weight that doesn't fit": (
+        lambda: jl.sigmoid_binary_cross_entropy(X, X, pos_weight=jnp.ones([3])),
+        ValueError,
+        "pos_weight must broadcast to [4], got float32[3]",
+    ),
+    "label_smoothing of each row": (
+        of_scalar_option(cross_entropy, Y, "label_smoothing", X),
+        ValueError,
+        "label_smoothing must be a scalar, got float32[4]",
+    ),
+    "label_smoothing 1": (
+        of_scalar_option(cross_entropy, Y, "label_smoothing", 1.0),
+        ValueError,
+        "label_smoothing must be at least 0 and below 1, got 1",
+    ),
+    "label_smoothing below 0": (
+        of_scalar_option(jl.softmax_cross_entropy, T, "label_smoothing", -0.1),
+        ValueError,
+        "label_smoothing must be at least 0 and below 1, got -0.1",
+    ),
+    "label_smoothing NaN": (
+        of_scalar_option(jl.sigmoid_binary_cross_entropy, X, "label_smoothing", np.nan),
+        ValueError,
+        "label_smoothing must be at least 0 and below 1, got nan",
+    ),
+    "z_loss below 0": (
+        of_scalar_option(cross_entropy, Y, "z_loss", -1),
+        ValueError,
+        "z_loss must be at least 0, got -1",
+    ),
+    "complex z_loss": (
+        of_scalar_option(cross_entropy, Y, "z_loss", 1j),
+        TypeError,
+        "z_loss must be real numbers, got complex64[]",
+    ),
+    "gamma below 0": (
+        of_scalar_option(focal, Y, "gamma", -0.5),
+        ValueError,
+        "gamma must be at least 0, got -0.5",
+    ),
+    "epsilon below -1": (
+        of_scalar_option(jl.poly_loss_cross_entropy, T, "epsilon", -1.5),
+        ValueError,
+        "epsilon must be at least -1, got -1.5",
+    ),
+    "alpha above 1": (
+        of_scalar_option(jl.sigmoid_focal_loss, X, "alpha", 2.0),
+        ValueError,
+        "alpha must be at least 0 and at most 1, got 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    """With one sentence, and while tracing too, which is when users meet it."""
+    for run in (call, lambda: jax.eval_shape(call)):
+        with pytest.raises(error) as raised:
+            run()
+        assert str(raised.value) == message
+
+
+def test_options_may_be_traced_and_are_not_looked_at_then() -> None:
+    loss = jax.jit(lambda epsilon: cross_entropy(Z, Y, label_smoothing=epsilon))
+    assert np.all(np.isfinite(loss(0.25)))
+
+
+def test_options_may_be_python_numbers_or_scalars_of_any_dtype() -> None:
+    want = cross_entropy(Z, Y, z_loss=1.0)
+    for one in (1, True, np.float64(1), jnp.bfloat16(1), jnp.int8(1)):
+        np.testing.assert_array_equal(cross_entropy(Z, Y, z_loss=one), want)
+
+
+def test_axes_keep_their_order() -> None:
+    assert checks.normalize_axes(jnp.zeros([2, 3, 4]), (-1, 0)) == (2, 0)
+    assert checks.normalize_axes(jnp.zeros([2, 3, 4]), -2) == (1,)
