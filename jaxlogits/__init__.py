@@ -168,3 +168,7 @@ __all__ = [
     "total_variation",
     "z_values",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -50,6 +50,7 @@ def test_public_names_are_sorted_and_complete() -> None:
     assert jl.__all__ == sorted(set(jl.__all__))
     namespace = {name for name, value in vars(jl).items() if not inspect.ismodule(value)}
     assert {name for name in namespace if not name.startswith("_")} == set(jl.__all__)
+    assert dir(jl) == jl.__all__
 
 
 @each_function

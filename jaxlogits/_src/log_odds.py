@@ -11,6 +11,8 @@ so every order is as accurate as the first. They compute in float32 or float64; 
 widen the input and round the result once, and derivatives pass through the same two conversions.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

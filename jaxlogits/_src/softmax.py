@@ -1,5 +1,7 @@
 """Softmax and what belongs to it: logsumexp, log_softmax and the log-odds of each class."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName

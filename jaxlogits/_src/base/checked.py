@@ -4,6 +4,8 @@ A check is a ``jax.debug.callback``, which alone among JAX's effects survives ev
 brings the place of the first bad value to the host, where the call that is running collects it.
 """
 
+from __future__ import annotations
+
 import itertools
 import threading
 from collections.abc import Callable, Iterator

@@ -5,6 +5,8 @@ Shapes and dtypes are asserted with chex; what leaves here is a TypeError for a 
 ValueError for a wrong shape, axis or option.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
 import math

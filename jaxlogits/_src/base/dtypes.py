@@ -4,6 +4,8 @@ Everything runs in float32, or in float64 where the input has it. Elementwise ma
 to the dtype they were given; reductions over classes or rows come back in the wide dtype.
 """
 
+from __future__ import annotations
+
 import functools
 
 import jax

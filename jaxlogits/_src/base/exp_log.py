@@ -9,6 +9,8 @@ the lost digits of a sum with a constant are needed, a maximum that never applie
 Nothing here needs a fused multiply-add or suffers from one.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -7,6 +7,8 @@ too, so that nothing of it is in the program. Python, NumPy and JAX numbers are 
 is whether a number is known at the call, and then a bad one is refused there.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import inspect

@@ -5,6 +5,8 @@ they come as an array, and also where the slope is infinite. So says ``times``, 
 multiplies whatever isn't known to be finite. It holds for cotangents too.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Which mesh axes an array varies over, inside shard_map, and what their names may be."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Random numbers that a function of rows draws, and whether each row has a key of its own."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from jax.extend.core import Literal

@@ -6,6 +6,8 @@ taken again where the trace is the same one, operation by operation, and what th
 over are arguments of the program, so that none of them is in it.
 """
 
+from __future__ import annotations
+
 import functools
 import weakref
 from collections.abc import Callable

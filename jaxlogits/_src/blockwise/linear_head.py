@@ -4,6 +4,8 @@ Each function is one function of a block of rows, the logits and then the librar
 ``blockwise_mean``, ``blockwise_sum`` or ``blockwise_map``.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """A linear layer that ends in logits: its arguments, its products, and its losses reduced."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -6,6 +6,8 @@ shard_map nothing is sharded any more, and contiguous blocks save the copy that 
 strided ones.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

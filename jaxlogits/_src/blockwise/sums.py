@@ -5,6 +5,8 @@ products instead of 4, and no block is kept. It is linear in the tangents, so th
 every order work.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any

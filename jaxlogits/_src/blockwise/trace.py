@@ -4,6 +4,8 @@ A block sees some of the rows, and it sees them once. What a function writes, an
 all rows together, would be lost or repeated there.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

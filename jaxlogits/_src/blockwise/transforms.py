@@ -1,5 +1,7 @@
 """Functions of rows without the arrays between: a transform, as vmap is."""
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -4,6 +4,8 @@ Split conformal prediction: score how strange each class is for a row, take from
 labels the threshold that the scores of the truth rarely exceed, and keep what doesn't exceed it.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any

@@ -6,6 +6,8 @@ compared by right - confidence, which is 1 - p, computed as the sum of the other
 row is right: a classifier that is sure and right to the ninth digit is told from a perfect one.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

@@ -4,6 +4,8 @@ Each fit is a small convex problem, solved by Newton's method and differentiated
 function theorem. The calibrated logits are plain arithmetic with the fields of the result.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp

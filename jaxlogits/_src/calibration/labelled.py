@@ -1,5 +1,7 @@
 """Rows of logits with a label and a weight each: what calibration looks at."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

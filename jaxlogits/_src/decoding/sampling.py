@@ -5,6 +5,8 @@ probability 1e-7 is drawn far too rarely and one of 1e-8 never, as the noise can
 It is added to logits below their maximum, as what is added to 1e7 would be rounded away.
 """
 
+from __future__ import annotations
+
 import operator
 from typing import Any
 

@@ -1,5 +1,7 @@
 """From logits to other logits, class by class: bound, sharpen, penalise, correct for a prior."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

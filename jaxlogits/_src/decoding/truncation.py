@@ -5,6 +5,8 @@ removes, and by the parameter, is 0. The likeliest class always stays, and class
 or removed together.
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import lax
 

@@ -4,6 +4,8 @@ Elementwise: the result has the shape of the logits; the caller writes ``.mean()
 anything in [0, 1], as probabilities or as integers or booleans.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 

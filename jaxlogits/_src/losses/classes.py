@@ -4,6 +4,8 @@ Every loss is one value per example; the caller writes ``.mean()``. Integer labe
 are two functions.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -4,6 +4,8 @@
 equal rows: a distilled model that is almost trained, or a policy after one step.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any
 

@@ -5,6 +5,8 @@ probability exp(-L), a power of m = 1 - exp(-L) and powers of log(m). ``_term`` 
 and its derivatives are others. So no order divides by a number that may have underflowed.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 

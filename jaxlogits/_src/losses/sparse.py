@@ -4,6 +4,8 @@ The alpha-entmax family leads from softmax (alpha = 1) to sparsemax (alpha = 2).
 cross entropy does for softmax: its gradient is p - y.
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from jaxlogits._src.base import checks

@@ -9,6 +9,8 @@ rows. The arguments together settle it, and one that is split otherwise is sent 
 a kernel whose classes are split over the mesh axis of the rows, as FSDP does, is gathered over it.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
 from collections.abc import Callable, Iterable

@@ -6,6 +6,8 @@ same is done over the devices along the named mesh axes, each of which holds an 
 classes. Without it these are the plain reductions.
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import lax
 

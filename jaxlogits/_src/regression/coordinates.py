@@ -6,6 +6,8 @@ to X' = X A with coefficients b', and b = A b' is what was asked for, whatever A
 constant to derivatives, and no more than a good guess, from some of the rows.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

@@ -5,6 +5,8 @@ a divergence. Neither is a difference of numbers much larger than itself (Loader
 Computation of Binomial Probabilities, 2000).
 """
 
+from __future__ import annotations
+
 import math
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """The rows that a regression reads: features, labels, weights and offsets, checked."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

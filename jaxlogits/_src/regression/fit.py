@@ -1,5 +1,7 @@
 """The logit link: log-odds that are linear in the features, fitted by maximum likelihood."""
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 

@@ -5,6 +5,8 @@ classes 1 to J against class 0. Here rows come last, ``[J, C]``: where many kern
 features, vmap makes one matrix product of it, without a transpose.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TypeVar
 

@@ -5,6 +5,8 @@ goes too far is halved in the next step, so that there is a single loop, which `
 many problems at once.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """Standard errors that hold where the model doesn't: the sandwich estimators."""
 
+from __future__ import annotations
+
 from typing import Literal, get_args
 
 import jax

@@ -1,5 +1,7 @@
 """What a fitted regression says: predictions, standard errors and what follows from them."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import erfc, ndtri

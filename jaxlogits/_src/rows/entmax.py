@@ -8,6 +8,8 @@ stays finite and smooth as a tends to 0.
 ``power`` is 1 / a where that is known to be 1 or 2, and 0 where a is an array.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 

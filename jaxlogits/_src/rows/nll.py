@@ -5,6 +5,8 @@ cancels: see ``_nll_gradient`` and ``_weighted_nll_gradient``. Each of them has 
 own, so that every order is right.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any, NamedTuple
 

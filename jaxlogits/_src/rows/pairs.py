@@ -6,6 +6,8 @@ of 1e-11 is the sum of terms of size 1e-6. Here it is a sum of terms that are sm
 negative, taken of log(q / p), which is computed from the difference of the logits.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Any, NamedTuple

@@ -4,6 +4,8 @@ A quotient overflows where only the differences within its row matter, or where 
 comes next; and so does its derivative in the divisor, -(z / T) / T, long before it means anything.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

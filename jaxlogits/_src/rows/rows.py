@@ -11,6 +11,8 @@ Two habits keep every result accurate at any gap between the logits:
   formed for the class whose p is close to 1.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 

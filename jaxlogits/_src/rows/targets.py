@@ -1,5 +1,7 @@
 """The truth beside rows of logits: integer labels and dense targets, checked."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

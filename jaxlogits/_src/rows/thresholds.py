@@ -6,6 +6,8 @@ over the row as the numbers have bits, each a plain sum, where a sort takes some
 long. The result is one of the row's own numbers, not one close to it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax.numpy as jnp
