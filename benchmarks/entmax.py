@@ -68,7 +68,7 @@ def bisected(power: int) -> Function:
 
 FUNCTIONS = {
     "sparsemax": (sorted_sparsemax, bisected(1), jl.sparsemax),
-    "entmax15": (sorted_entmax15, bisected(2), jl.entmax15),
+    "entmax15": (sorted_entmax15, bisected(2), jl.entmax),
 }
 
 

@@ -21,7 +21,6 @@ from jaxlogits._src.calibration.errors import (
     brier_score,
     expected_calibration_error,
     maximum_calibration_error,
-    negative_log_likelihood,
     reliability_curve,
 )
 from jaxlogits._src.calibration.fits import (
@@ -69,12 +68,9 @@ from jaxlogits._src.losses.divergences import (
 )
 from jaxlogits._src.losses.sparse import (
     entmax,
-    entmax15,
     entmax_loss,
     entmax_loss_with_integer_labels,
     sparsemax,
-    sparsemax_loss,
-    sparsemax_loss_with_integer_labels,
 )
 from jaxlogits._src.regression.fit import LogisticFit, fit_logistic, fit_multinomial
 from jaxlogits._src.regression.robust import robust_covariance
@@ -111,7 +107,6 @@ __all__ = [
     "conformal_set",
     "conformal_threshold",
     "entmax",
-    "entmax15",
     "entmax_loss",
     "entmax_loss_with_integer_labels",
     "entropy",
@@ -138,7 +133,6 @@ __all__ = [
     "logit",
     "logsumexp",
     "maximum_calibration_error",
-    "negative_log_likelihood",
     "odds_ratios",
     "p_values",
     "penalize_repetition",
@@ -162,8 +156,6 @@ __all__ = [
     "softmax_kl_divergence",
     "softplus",
     "sparsemax",
-    "sparsemax_loss",
-    "sparsemax_loss_with_integer_labels",
     "standard_errors",
     "total_variation",
     "z_values",

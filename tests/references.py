@@ -267,10 +267,6 @@ def sparsemax(logits: Rows, **options: Any) -> Any:
     return entmax(logits, alpha=2.0, **options)
 
 
-def entmax15(logits: Rows, **options: Any) -> Any:
-    return entmax(logits, alpha=1.5, **options)
-
-
 def _negative_entropy(p: Any, alpha: float) -> Any:
     if alpha == 1:
         return -np.sum(sp.entr(p), axis=-1)
@@ -287,10 +283,6 @@ def entmax_loss(logits: Rows, labels: Any, *, alpha: float = 1.5, where: Any = N
     return np.where(blank(where, z)[..., 0], 0.0, loss)
 
 
-def sparsemax_loss(logits: Rows, labels: Any, **options: Any) -> Any:
-    return entmax_loss(logits, labels, alpha=2.0, **options)
-
-
 def entmax_loss_with_integer_labels(
     logits: Rows, labels: Any, *, where: Any = None, **options: Any
 ) -> Any:
@@ -298,10 +290,6 @@ def entmax_loss_with_integer_labels(
     loss = entmax_loss(z, one_hot(labels, z.shape), where=where, **options)
     finite = ~np.isnan(log_softmax(z, where=where)).any(axis=-1)
     return np.where(is_masked(labels, where, z) & finite, INF, loss)
-
-
-def sparsemax_loss_with_integer_labels(logits: Rows, labels: Any, **options: Any) -> Any:
-    return entmax_loss_with_integer_labels(logits, labels, alpha=2.0, **options)
 
 
 # Rows made to other rows.
@@ -376,9 +364,11 @@ def keep_top_p(logits: Rows, *, p: float, where: Any = None) -> Any:
 
 @quiet
 def keep_typical(logits: Rows, *, mass: float, where: Any = None) -> Any:
-    z, log_p = masked(logits, where), log_softmax(logits, where=where)
-    distance = abs(-log_p - entropy(logits, where=where)[..., None])
-    keep = _within_mass(-distance, np.exp(log_p), mass)
+    z, p = masked(logits, where), softmax(logits, where=where)
+    gaps = np.where(p == 0, 0.0, np.max(z, axis=-1, keepdims=True) - z)
+    gaps = np.where(np.isnan(p), NAN, np.where(np.isinf(z), 0.0, gaps))
+    distance = abs(gaps - np.sum(p * gaps, axis=-1, keepdims=True))
+    keep = _within_mass(np.where(p == 0, -INF, -distance), p, mass)
     return masked(_kept(np.where(_two_inf(z), NAN, z), keep, where), where)
 
 
@@ -518,13 +508,6 @@ def brier_score(logits: Any, labels: Any, *, where: Any = None, weights: Any = N
     z, labels, w = _rows_that_count(logits, labels, where, weights)
     truth = one_hot(labels, z.shape)
     return w @ np.sum(np.square(softmax(z) - truth), axis=-1) / w.sum()
-
-
-def negative_log_likelihood(
-    logits: Any, labels: Any, *, where: Any = None, weights: Any = None
-) -> Any:
-    z, labels, w = _rows_that_count(logits, labels, where, weights)
-    return w @ softmax_cross_entropy_with_integer_labels(z, labels) / w.sum()
 
 
 @quiet

@@ -92,7 +92,7 @@ LOSSES: dict[str, Callable[[Any], Any]] = {
     "focal": lambda z: jl.softmax_focal_loss_with_integer_labels(z, LABELS),
     "binary": lambda z: jl.sigmoid_binary_cross_entropy(z, jnp.ones_like(z)),
     "divergence": lambda z: jl.softmax_kl_divergence(z, z[::-1]),
-    "entmax": lambda z: jl.entmax15(z)[:, 0],
+    "entmax": lambda z: jl.entmax(z)[:, 0],
     "truncation": lambda z: jl.softmax(jl.keep_top_p(z, 0.5))[:, 0],
     "masked": lambda z: jl.softmax(z, where=jnp.asarray(cases.WHERE))[:, 0],
     "head": lambda z: jl.linear_softmax_cross_entropy(z, jnp.eye(cases.K), LABELS),

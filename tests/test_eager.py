@@ -101,7 +101,7 @@ def test_nothing_is_compiled_twice(case: Case) -> None:
 # One of each kernel.
 ON_MESH = (
     *("softmax", "logsumexp", "class_log_odds", "softmax_cross_entropy_with_integer_labels"),
-    *("softmax_cross_entropy", "softmax_kl_divergence", "entmax", "sparsemax_loss"),
+    *("softmax_cross_entropy", "softmax_kl_divergence", "entmax", "entmax_loss"),
     *("keep_top_k", "keep_top_p", "apply_temperature", "sample"),
 )
 

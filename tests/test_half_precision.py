@@ -55,21 +55,17 @@ INVARIANT: dict[str, Function] = {
     "softmax_cross_entropy_with_teacher_logits": of_two(
         "softmax_cross_entropy_with_teacher_logits"
     ),
-    "sparsemax_loss_with_integer_labels": jl.sparsemax_loss_with_integer_labels,
-    "sparsemax_loss": of_targets("sparsemax_loss"),
     "entmax_loss_with_integer_labels": jl.entmax_loss_with_integer_labels,
     "entmax_loss": of_targets("entmax_loss", alpha=1.25),
     "softmax": of_logits("softmax"),
     "log_softmax": of_logits("log_softmax"),
     "class_log_odds": of_logits("class_log_odds"),
     "sparsemax": of_logits("sparsemax"),
-    "entmax15": of_logits("entmax15"),
     "entmax": of_logits("entmax", alpha=1.25),
     "sample_with_log_prob": lambda z, _: jl.sample_with_log_prob(jax.random.key(0), z)[1],
     "gumbel_softmax": of_key("gumbel_softmax"),
     "aps_scores": of_logits("aps_scores"),
     "brier_score": jl.brier_score,
-    "negative_log_likelihood": jl.negative_log_likelihood,
     "expected_calibration_error": jl.expected_calibration_error,
     "masked": lambda z, y: cross_entropy(z, y, where=jnp.arange(z.shape[-1])[None] != 1),
 }

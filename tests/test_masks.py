@@ -21,10 +21,9 @@ ROWS = np.array([True, False, True])
 INTEGER_LOSSES = (
     "softmax_cross_entropy_with_integer_labels",
     "softmax_focal_loss_with_integer_labels",
-    "sparsemax_loss_with_integer_labels",
     "entmax_loss_with_integer_labels",
 )
-DENSE_LOSSES = ("softmax_cross_entropy", "poly_loss_cross_entropy", "sparsemax_loss", "entmax_loss")
+DENSE_LOSSES = ("softmax_cross_entropy", "poly_loss_cross_entropy", "entmax_loss")
 ONE_PER_ROW: dict[str, Callable[..., Any]] = {
     "entropy": jl.entropy,
     "softmax_kl_divergence": lambda z, **o: jl.softmax_kl_divergence(z, OTHER, **o),

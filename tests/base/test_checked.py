@@ -331,10 +331,10 @@ VIOLATIONS: dict[str, Violation] = {
         "got -2.0 for class 2",
     ),
     "weights": (
-        lambda w: jl.negative_log_likelihood(Z, Y, weights=w),
+        lambda w: jl.brier_score(Z, Y, weights=w),
         [0.0, 1.0, 2.0, 1.0],
         [0.0, 1.0, NAN, 1.0],
-        "negative_log_likelihood: weights must be at least 0, got nan in row 2",
+        "brier_score: weights must be at least 0, got nan in row 2",
     ),
     "weights of a regression": (
         lambda w: jl.fit_logistic(T[:, :1], Y == 1, weights=w),

@@ -21,16 +21,19 @@ EPS = 2.0**-24  # half of float32's spacing at 1
 ALPHAS = [1.0, 1.001, 1.25, 1.5, 2.0]
 
 # By the docstrings, of 1: sums of a few numbers in [0, 1]; the power for any alpha costs more.
-BUDGETS = {"sparsemax": 3e-7, "entmax15": 3e-7, "entmax": 1e-6}
+SPARSEMAX_LOSS = functools.partial(jl.entmax_loss, alpha=2)
+SPARSEMAX_LOSS_OF_LABELS = functools.partial(jl.entmax_loss_with_integer_labels, alpha=2)
+
+BUDGETS = {"sparsemax": 3e-7, "entmax 1.5": 3e-7, "entmax": 1e-6}
 
 
 def of_alpha(alpha: float) -> dict[str, Any]:
     """The functions of one alpha; entmax also with an alpha that it doesn't know beforehand."""
     functions = {
-        "entmax": lambda z, **kw: jl.entmax(z, alpha, **kw),
-        "entmax traced": lambda z, **kw: jl.entmax(z, jnp.float32(alpha), **kw),
+        "entmax": lambda z, **kw: jl.entmax(z, alpha=alpha, **kw),
+        "entmax traced": lambda z, **kw: jl.entmax(z, alpha=jnp.float32(alpha), **kw),
     }
-    closed = {1.5: {"entmax15": jl.entmax15}, 2.0: {"sparsemax": jl.sparsemax}}
+    closed = {1.5: {"entmax 1.5": jl.entmax}, 2.0: {"sparsemax": jl.sparsemax}}
     return functions | closed.get(alpha, {})
 
 
@@ -101,7 +104,11 @@ def test_values(name: str, alpha: float, fn: Any, num_classes: int) -> None:
 @pytest.mark.newest
 def test_a_vocabulary() -> None:
     z = np.random.default_rng(3).normal(scale=3, size=[2, 128256]).astype(np.float32)
-    for alpha, fn in [(2, jl.sparsemax), (1.5, jl.entmax15), (1.25, lambda z: jl.entmax(z, 1.25))]:
+    for alpha, fn in [
+        (2, jl.sparsemax),
+        (1.5, jl.entmax),
+        (1.25, lambda z: jl.entmax(z, alpha=1.25)),
+    ]:
         np.testing.assert_allclose(jax.jit(fn)(z), bisected(z, alpha), rtol=0, atol=1e-6)
 
 
@@ -110,7 +117,7 @@ def test_support_sizes() -> None:
     """The smaller alpha, the more classes."""
     z = jnp.linspace(1.0, -1.0, 5)
     alphas = (1, 1.25, 1.5, 2, 4)
-    sizes = jax.jit(lambda z: [jnp.sum(jl.entmax(z, alpha) > 0) for alpha in alphas])(z)
+    sizes = jax.jit(lambda z: [jnp.sum(jl.entmax(z, alpha=alpha) > 0) for alpha in alphas])(z)
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 5
     # Sorted: 1 + k z_k > the sum of the first k holds for k = 2 (1 + 1 > 1.5), not 3 (1 > 1.5).
@@ -120,7 +127,7 @@ def test_support_sizes() -> None:
 @pytest.mark.newest
 def test_known_alphas_are_the_functions_of_their_name() -> None:
     z = rows(7, 1.0)
-    for alpha, fn in ((2, jl.sparsemax), (1.5, jl.entmax15), (1, jl.softmax)):
+    for alpha, fn in ((2, jl.sparsemax), (1.5, jl.entmax), (1, jl.softmax)):
         entmax = jax.jit(functools.partial(jl.entmax, alpha=alpha))
         np.testing.assert_array_equal(entmax(z), jax.jit(fn)(z))
 
@@ -130,7 +137,7 @@ def test_known_alphas_are_the_functions_of_their_name() -> None:
 def test_alpha_above_2(alpha: float) -> None:
     """A root near 0: an error of 2 eps in its argument is one of its root of that."""
     z = rows(7, 1.0)
-    got = jax.jit(jl.entmax)(z, alpha)
+    got = jax.jit(jl.entmax)(z, alpha=alpha)
     atol = 2 * (4 * EPS * (alpha - 1)) ** (1 / (alpha - 1))
     np.testing.assert_allclose(got, bisected(z, alpha), rtol=0, atol=atol)
 
@@ -138,7 +145,7 @@ def test_alpha_above_2(alpha: float) -> None:
 @pytest.mark.parametrize("alpha", [1.25, 1.5, 2.0, 3.0])
 def test_float64(alpha: float, x64: None) -> None:  # noqa: ARG001
     z = rows(7, 1.0).astype(np.float64)
-    got = jax.jit(jl.entmax)(z, jnp.float64(alpha))
+    got = jax.jit(jl.entmax)(z, alpha=jnp.float64(alpha))
     assert got.dtype == jnp.float64
     np.testing.assert_allclose(got, bisected(z, alpha), rtol=0, atol=1e-14 if alpha <= 2 else 1e-7)
 
@@ -147,10 +154,10 @@ def test_one_alpha_for_each_row() -> None:
     z = rows(7, 1.0)[:6].reshape(2, 3, 7)
     alphas = jnp.array([1.0, 1.3, 2.0])
     of_rows = jnp.tile(alphas, [2, 1])
-    got = jax.jit(jl.entmax)(z, of_rows)
+    got = jax.jit(jl.entmax)(z, alpha=of_rows)
     for k, alpha in enumerate(alphas):
         np.testing.assert_allclose(got[:, k], bisected(z[:, k], alpha), rtol=0, atol=1e-6)
-    moved = jax.jit(functools.partial(jl.entmax, axis=1))(z.swapaxes(1, 2), of_rows)
+    moved = jax.jit(functools.partial(jl.entmax, axis=1))(z.swapaxes(1, 2), alpha=of_rows)
     np.testing.assert_array_equal(moved, got.swapaxes(1, 2))
 
 
@@ -158,7 +165,7 @@ def test_one_alpha_for_each_row() -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16"])
 def test_narrow_logits(dtype: str) -> None:
     z = jnp.asarray(rows(7, 1.0), dtype)
-    for fn in (jl.sparsemax, jl.entmax15, functools.partial(jl.entmax, alpha=1.25)):
+    for fn in (jl.sparsemax, jl.entmax, functools.partial(jl.entmax, alpha=1.25)):
         got = jax.jit(fn)(z)
         assert got.dtype == z.dtype
         np.testing.assert_array_equal(got, jax.jit(fn)(z.astype(jnp.float32)).astype(dtype))
@@ -192,8 +199,8 @@ def test_losses(alpha: float, num_classes: int) -> None:
     targets = (one_hot, one_hot, dense)
     cases = list(zip(three_losses(z, labels, one_hot, dense, alpha), targets, strict=True))
     if alpha == 2:
-        cases.append((jax.jit(jl.sparsemax_loss)(z, dense), dense))
-        cases.append((jax.jit(jl.sparsemax_loss_with_integer_labels)(z, labels), one_hot))
+        cases.append((jax.jit(SPARSEMAX_LOSS)(z, dense), dense))
+        cases.append((jax.jit(SPARSEMAX_LOSS_OF_LABELS)(z, labels), one_hot))
     for got, truth in cases:
         want = textbook_loss(z, truth.astype(float), alpha)
         # The targets sum to 1 within K roundings, which count times the largest logit.
@@ -252,7 +259,10 @@ def test_jacobian(name: str, alpha: float, fn: Any) -> None:
 
 @jax.jit
 def jacobians_in_alpha(z: Any, alpha: Any) -> Any:
-    return jax.jacrev(jl.entmax, 1)(z, alpha), jax.jacfwd(jl.entmax, 1)(z, alpha)
+    def of_alpha(alpha: Any) -> Any:
+        return jl.entmax(z, alpha=alpha)
+
+    return jax.jacrev(of_alpha)(alpha), jax.jacfwd(of_alpha)(alpha)
 
 
 @pytest.mark.newest
@@ -292,7 +302,7 @@ def bisected_wide(z: np.ndarray, alpha: float) -> np.ndarray:
 @pytest.mark.newest
 def test_edge_of_the_support() -> None:
     """A class exactly at the threshold is outside: it neither moves nor pulls."""
-    for fn, gap in [(jl.sparsemax, 1.0), (jl.entmax15, 2.0)]:
+    for fn, gap in [(jl.sparsemax, 1.0), (jl.entmax, 2.0)]:
         z = jnp.array([gap, 0.0])
         np.testing.assert_array_equal(fn(z), [1.0, 0.0])
         jacobian = jax.jit(jax.jacrev(fn))
@@ -301,7 +311,7 @@ def test_edge_of_the_support() -> None:
 
 
 def test_ties_share() -> None:
-    for fn in (jl.sparsemax, jl.entmax15, functools.partial(jl.entmax, alpha=jnp.float32(1.3))):
+    for fn in (jl.sparsemax, jl.entmax, functools.partial(jl.entmax, alpha=jnp.float32(1.3))):
         z = jnp.array([2.0, 2.0, 2.0, -5.0])
         value, jacobian = jax.jit(lambda z, fn=fn: (fn(z), jax.jacrev(fn)(z)))(z)
         np.testing.assert_allclose(value, [1 / 3, 1 / 3, 1 / 3, 0], atol=2 * EPS)
@@ -340,10 +350,10 @@ BAD = ["two +inf", "NaN", "NaN and +inf", "all -inf"]
     ("alpha", "fn"),
     [
         (2, jl.sparsemax),
-        (1.5, jl.entmax15),
-        (1.25, lambda z, **kw: jl.entmax(z, jnp.float32(1.25), **kw)),
+        (1.5, jl.entmax),
+        (1.25, lambda z, **kw: jl.entmax(z, alpha=jnp.float32(1.25), **kw)),
     ],
-    ids=["sparsemax", "entmax15", "entmax"],
+    ids=["sparsemax", "entmax 1.5", "entmax"],
 )
 def test_edges(alpha: float, fn: Any, run: Any) -> None:
     weights = np.float32([1, 2, 4])[:, None]
@@ -405,9 +415,7 @@ def test_labels_that_cost_everything() -> None:
     where = jnp.array([[True, True, True], [True, True, False]])
     labels = jnp.array([2, 2])
     loss, slope = jax.jit(
-        jax.value_and_grad(
-            lambda z: jnp.sum(jl.sparsemax_loss_with_integer_labels(z, labels, where=where))
-        )
+        jax.value_and_grad(lambda z: jnp.sum(SPARSEMAX_LOSS_OF_LABELS(z, labels, where=where)))
     )(z)
     assert loss == jnp.inf
     np.testing.assert_array_equal(slope, [[1, 0, -1], [1, 0, 0]])
@@ -417,21 +425,20 @@ def test_labels_that_cost_everything() -> None:
 
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_that_is_no_class(label: int) -> None:
-    for fn in (jl.sparsemax_loss_with_integer_labels, jl.entmax_loss_with_integer_labels):
+    for fn in (SPARSEMAX_LOSS_OF_LABELS, jl.entmax_loss_with_integer_labels):
         value, slope = jax.jit(jax.value_and_grad(fn))(jnp.zeros([3]), jnp.array(label))
         assert np.isnan(value)
         assert np.isnan(slope).all()
-        with pytest.raises(ValueError, match=rf"^{fn.__name__}: labels must be in \[0, 3\)"):
+        rule = r"^entmax_loss_with_integer_labels: labels must be in \[0, 3\)"
+        with pytest.raises(ValueError, match=rule):
             jl.checked(jax.jit(fn))(jnp.zeros([3]), jnp.array(label))
-    negative = jax.jit(jax.value_and_grad(jl.sparsemax_loss))(
-        jnp.zeros([2]), jnp.array([1.5, -0.5])
-    )
+    negative = jax.jit(jax.value_and_grad(SPARSEMAX_LOSS))(jnp.zeros([2]), jnp.array([1.5, -0.5]))
     assert np.isnan(negative[0])
     assert np.isnan(negative[1]).all()
 
 
 def test_a_sole_class() -> None:
-    for fn in (jl.sparsemax, jl.entmax15, functools.partial(jl.entmax, alpha=jnp.float32(1.25))):
+    for fn in (jl.sparsemax, jl.entmax, functools.partial(jl.entmax, alpha=jnp.float32(1.25))):
         value, slope = jax.jit(jax.vmap(jax.value_and_grad(lambda z, fn=fn: fn(z)[0])))(
             jnp.ones([2, 1])
         )
@@ -441,8 +448,8 @@ def test_a_sole_class() -> None:
 
 def test_no_rows() -> None:
     empty = jnp.zeros([0, 3])
-    assert jax.jit(jl.entmax15)(empty).shape == (0, 3)
-    assert jax.jit(jl.sparsemax_loss)(empty, empty).shape == (0,)
+    assert jax.jit(jl.entmax)(empty).shape == (0, 3)
+    assert jax.jit(SPARSEMAX_LOSS)(empty, empty).shape == (0,)
 
 
 @pytest.mark.parametrize("axis", [0, (2, 0)])
@@ -453,9 +460,9 @@ def test_axes(axis: Any) -> None:
     moved = flat.shape
     flat = flat.reshape(*flat.shape[: 3 - len(axes)], -1)
     want = np.moveaxis(np.reshape(bisected(flat, 1.5), moved), range(-len(axes), 0), axes)
-    got = jax.jit(functools.partial(jl.entmax15, axis=axis))(z)
-    np.testing.assert_allclose(got, want, rtol=0, atol=BUDGETS["entmax15"])
-    loss = functools.partial(jl.sparsemax_loss_with_integer_labels, axis=axis)
+    got = jax.jit(functools.partial(jl.entmax, axis=axis))(z)
+    np.testing.assert_allclose(got, want, rtol=0, atol=BUDGETS["entmax 1.5"])
+    loss = functools.partial(SPARSEMAX_LOSS_OF_LABELS, axis=axis)
     labels = np.zeros(flat.shape[:-1], np.int32)
     want = textbook_loss(flat, np.eye(flat.shape[-1])[labels], 2.0)
     np.testing.assert_allclose(jax.jit(loss)(z, labels), want, rtol=0, atol=1e-5)
@@ -469,7 +476,12 @@ LOGITS = hnp.arrays(np.float32, 6, elements=st.floats(-30, 30, width=32, allow_s
 @jax.jit
 def family(z: Any, alpha: Any) -> Any:
     loss = jl.entmax_loss_with_integer_labels(z, jnp.int32(2), alpha=alpha)
-    return jl.entmax(z, alpha), jl.entmax(z + 4.0, alpha), jl.entmax(z[::-1], alpha), loss
+    return (
+        jl.entmax(z, alpha=alpha),
+        jl.entmax(z + 4.0, alpha=alpha),
+        jl.entmax(z[::-1], alpha=alpha),
+        loss,
+    )
 
 
 @pytest.mark.newest
@@ -539,15 +551,17 @@ CASES = [
         (Z, WHERE),
     ),
     tf.Case(
-        "entmax15",
-        lambda z, w: jl.entmax15(z, where=w),
+        "entmax 1.5",
+        lambda z, w: jl.entmax(z, where=w),
         in_mask(lambda z: solved(z, ro.mp.mpf(1.5))),
         (Z, WHERE),
     ),
-    tf.Case("entmax", lambda z, w, a: jl.entmax(z, a, where=w), in_mask(solved), (Z, WHERE, ALPHA)),
     tf.Case(
-        "sparsemax_loss",
-        lambda z, w: jl.sparsemax_loss(z, jnp.array([0.5, 0, 0.5]), where=w),
+        "entmax", lambda z, w, a: jl.entmax(z, alpha=a, where=w), in_mask(solved), (Z, WHERE, ALPHA)
+    ),
+    tf.Case(
+        "sparsemax loss",
+        lambda z, w: SPARSEMAX_LOSS(z, jnp.array([0.5, 0, 0.5]), where=w),
         lambda z, w: loss_of(z, ro.exact(np.float32([0.5, 0, 0.5])), w, ro.mp.mpf(2)),
         (Z, WHERE),
     ),
@@ -611,25 +625,25 @@ def test_loss_in_everything() -> None:
 
 def test_refused() -> None:
     x = jnp.zeros([2, 3])
-    for fn in (jl.sparsemax, jl.entmax15, functools.partial(jl.entmax, alpha=1.5)):
+    for fn in (jl.sparsemax, jl.entmax, functools.partial(jl.entmax, alpha=1.5)):
         with pytest.raises(TypeError, match=r"^logits must be floating point, got int32\[2,3\]$"):
             fn(x.astype(jnp.int32))
         with pytest.raises(ValueError, match=r"^logits must have at least one class"):
             fn(x[:, :0])
     with pytest.raises(ValueError, match=r"^alpha must be at least 1"):
-        jl.entmax(x, 0.5)
+        jl.entmax(x, alpha=0.5)
     with pytest.raises(
         ValueError, match=r"^alpha must broadcast to \[2\], got float32\[3\]: a scalar"
     ):
-        jl.entmax(x, jnp.ones([3]))
-    assert np.isnan(jax.jit(jl.entmax)(x, 0.5)).all()
-    assert np.isnan(jl.entmax(x, jnp.array([0.5, 1.5]))[0]).all()
+        jl.entmax(x, alpha=jnp.ones([3]))
+    assert np.isnan(jax.jit(jl.entmax)(x, alpha=0.5)).all()
+    assert np.isnan(jl.entmax(x, alpha=jnp.array([0.5, 1.5]))[0]).all()
     with pytest.raises(ValueError, match=r"^entmax: alpha must be at least 1, got 0.5 in row 0$"):
-        jl.checked(jl.entmax)(x, jnp.array([0.5, 1.5]))
+        jl.checked(jl.entmax)(x, alpha=jnp.array([0.5, 1.5]))
     with pytest.raises(TypeError, match=r"^labels must be integers, got float32\[2\]$"):
-        jl.sparsemax_loss_with_integer_labels(x, jnp.zeros([2]))
+        SPARSEMAX_LOSS_OF_LABELS(x, jnp.zeros([2]))
     with pytest.raises(ValueError, match=r"^labels must have the shape of logits, \[2,3\]"):
-        jl.sparsemax_loss(x, jnp.zeros([2]))
+        SPARSEMAX_LOSS(x, jnp.zeros([2]))
     with pytest.raises(ValueError, match=r"^alpha must be at least 1"):
         jl.entmax_loss(x, x, alpha=0.0)
 
@@ -648,9 +662,9 @@ def test_the_entmax_package(scale: float) -> None:
     x, y = torch.tensor(z.tolist()).double(), torch.tensor(labels.tolist())
     pairs = [
         (jl.sparsemax(z), peer.sparsemax(x)),
-        (jl.entmax15(z), peer.entmax15(x)),
-        *((jl.entmax(z, a), peer.entmax_bisect(x, a, n_iter=100)) for a in (1.25, 1.5, 1.9)),
-        (jl.sparsemax_loss_with_integer_labels(z, labels), peer.sparsemax_loss(x, y)),
+        (jl.entmax(z), peer.entmax15(x)),
+        *((jl.entmax(z, alpha=a), peer.entmax_bisect(x, a, n_iter=100)) for a in (1.25, 1.5, 1.9)),
+        (SPARSEMAX_LOSS_OF_LABELS(z, labels), peer.sparsemax_loss(x, y)),
         (jl.entmax_loss_with_integer_labels(z, labels), peer.entmax15_loss(x, y)),
         (
             jl.entmax_loss_with_integer_labels(z, labels, alpha=1.25),
@@ -664,5 +678,5 @@ def test_the_entmax_package(scale: float) -> None:
     weights = np.linspace(0, 1, 50, dtype=np.float32)
     weighted = peer.entmax_bisect(x, alpha, n_iter=100) @ torch.tensor(weights.tolist()).double()
     weighted.sum().backward()
-    ours = jax.grad(lambda a: jnp.sum(jl.entmax(z, a) * weights[None]))(jnp.float32(1.375))
+    ours = jax.grad(lambda a: jnp.sum(jl.entmax(z, alpha=a) * weights[None]))(jnp.float32(1.375))
     np.testing.assert_allclose(ours, float(alpha.grad), rtol=1e-4, atol=1e-5)

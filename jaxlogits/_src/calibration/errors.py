@@ -17,7 +17,6 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
 from jaxlogits._src.base.program import program
 from jaxlogits._src.calibration.labelled import labelled_rows
-from jaxlogits._src.rows.nll import nll
 from jaxlogits._src.rows.rows import first_max, label_mask, softmax_complement_rows, softmax_rows
 
 
@@ -264,43 +263,6 @@ def brier_score(
     missed = softmax_complement_rows(z, blank, None)
     distance = jnp.where(label_mask(z.shape, indices, None), missed, softmax_rows(z, blank, None))
     return _mean(jnp.sum(jnp.square(distance), axis=-1), weight)
-
-
-@program("axis")
-def negative_log_likelihood(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis = -1,
-    *,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-) -> Array:
-    """Mean of -log p_y, the weighted mean of ``softmax_cross_entropy_with_integer_labels``.
-
-    Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``.
-
-    Returns:
-        A scalar, at least 0, in float32 or wider. NaN logits, a label or weight out of range, or no
-        row that counts make it NaN.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range or no classes.
-
-    Accuracy: float32 2e-6 relative where the gaps are exact.
-    Transforms: all, to any order, in logits and weights.
-
-    Example:
-        >>> jl.negative_log_likelihood(jnp.array([[0.0, 20.0]]), jnp.array([1]))
-        Array(2.0611537e-09, dtype=float32)
-    """
-    z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
-    return _mean(nll(z, indices, blank, None), weight)
 
 
 def _mean(values: Array, weights: Array) -> Array:

@@ -163,9 +163,11 @@ def keep_typical(
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
     mass = _option(rows, "mass", mass)
     z = lax.stop_gradient(rows.z)
-    probs, surprise, entropy = _surprise(z, rows.blank, axis_name)
-    typical = jnp.where(probs > 0, -jnp.abs(surprise - entropy), -jnp.inf)
-    return _kept(rows, _within_mass(typical, probs, mass, axis_name), ~jnp.isnan(mass + entropy))
+    probs, gaps = softmax_rows(z, rows.blank, axis_name), row_stats(z, axis_name).gaps
+    # -log p less the entropy is a gap less the mean gap, which nearly equal logits don't cancel in.
+    mean = row_sum(jnp.where(probs == 0, 0.0, probs * gaps), axis_name)
+    typical = jnp.where(probs > 0, -jnp.abs(gaps - mean), -jnp.inf)
+    return _kept(rows, _within_mass(typical, probs, mass, axis_name), ~jnp.isnan(mass + mean))
 
 
 @program("axis", "axis_name", p=Option(Range(0, 1)))
@@ -295,9 +297,11 @@ def keep_eta(
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
     epsilon = _option(rows, "epsilon", epsilon)
-    _, surprise, entropy = _surprise(lax.stop_gradient(rows.z), rows.blank, axis_name)
+    z = lax.stop_gradient(rows.z)
+    probs, log_probs = (fn(z, rows.blank, axis_name) for fn in (softmax_rows, log_softmax_rows))
+    negentropy = row_sum(jnp.where(probs == 0, 0.0, probs * log_probs), axis_name)
     log_epsilon = jnp.log(epsilon)
-    return _above(rows, -surprise, jnp.minimum(log_epsilon, 0.5 * log_epsilon - entropy))
+    return _above(rows, log_probs, jnp.minimum(log_epsilon, 0.5 * log_epsilon + negentropy))
 
 
 def _option(rows: Rows, name: str, value: ArrayLike) -> Array:
@@ -305,14 +309,6 @@ def _option(rows: Rows, name: str, value: ArrayLike) -> Array:
     shape = rows.logits.shape[:-1]
     option = checks.as_row_option(name, value, rows.blank.dtype, shape)
     return lax.stop_gradient(option)
-
-
-def _surprise(z: Array, blank: Array, axis_name: AxisName) -> tuple[Array, Array, Array]:
-    """p, -log p, and the entropy as ``[..., 1]``."""
-    probs = softmax_rows(z, blank, axis_name)
-    surprise = -log_softmax_rows(z, blank, axis_name)
-    terms = jnp.where(probs == 0, 0.0, probs * surprise)
-    return probs, surprise, row_sum(terms, axis_name)
 
 
 def _within_mass(scores: Array, weights: Array, mass: Array, axis_name: AxisName) -> Array:

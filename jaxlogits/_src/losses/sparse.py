@@ -61,57 +61,15 @@ def sparsemax(
     return rows.restore(entmax_rows(rows.z, one, rows.blank, 1, axis_name), 0.0)
 
 
-@program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
-def entmax15(
-    logits: ArrayLike,
-    axis: Axis = -1,
-    *,
-    where: ArrayLike | None = None,
-    axis_name: AxisName = None,
-) -> Array:
-    """1.5-entmax, p_i = max(z_i / 2 - tau, 0)**2: halfway from softmax to sparsemax.
-
-    tau makes the row sum to 1. It is found by Newton's method, without a sort: a few passes.
-    ``entmax`` with alpha = 1.5, for which no power has to be taken.
-
-    Args:
-        logits: floating-point array. A single +inf takes all of the probability; two of them, or
-            NaN, make their row NaN; -inf has probability 0.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
-
-    Returns:
-        The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
-        whole. A row of -inf alone is NaN. At the edge of the support p and its derivative are 0.
-
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range or a row without classes.
-
-    Accuracy: float32 3e-7, of 1.
-    Transforms: all, to any order; the second derivative jumps at the edge of the support.
-    Reference: Peters et al., Sparse Sequence-to-Sequence Models (2019), section 3.
-
-    Example:
-        >>> jl.entmax15(jnp.array([1.0, 0.0, -1.0])).round(4)
-        Array([0.8307    , 0.16929999, 0.        ], dtype=float32)
-    """
-    rows = rows_of(logits, axis, where, axis_name)
-    half = jnp.full([], 0.5, rows.z.dtype)
-    return rows.restore(entmax_rows(rows.z, half, rows.blank, 2, axis_name), 0.0)
-
-
 @program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
 @on_explicit_mesh(split_logits)
 def entmax(
     logits: ArrayLike,
-    alpha: ArrayLike,
     axis: Axis = -1,
     *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
+    alpha: ArrayLike = 1.5,
 ) -> Array:
     """alpha-entmax, p_i = max((alpha - 1) z_i - tau, 0)**(1 / (alpha - 1)).
 
@@ -121,12 +79,12 @@ def entmax(
     Args:
         logits: floating-point array. A single +inf takes all of the probability; two of them, or
             NaN, make their row NaN; -inf has probability 0.
-        alpha: at least 1, a number or one for each row, in a shape that broadcasts to that of
-            ``logits`` without ``axis``; may be learnt. 1 is softmax, 2 sparsemax; the larger, the
-            sparser. One below 1 that isn't a plain number makes its row NaN.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``logits``, True for the classes that count.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        alpha: at least 1, a number or one for each row, in a shape that broadcasts to that of
+            ``logits`` without ``axis``; may be learnt. 1 is softmax, 1.5 halfway, 2 sparsemax: the
+            larger, the sparser. One below 1 that isn't a plain number makes its row NaN.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
@@ -142,7 +100,7 @@ def entmax(
     Reference: Correia et al., Adaptively Sparse Transformers (2019), equation 10 and section 3.2.
 
     Example:
-        >>> jl.entmax(jnp.array([2.0, 0.0, -1.0]), 1.25).round(4)
+        >>> jl.entmax(jnp.array([2.0, 0.0, -1.0]), alpha=1.25).round(4)
         Array([0.94159997, 0.0554    , 0.0031    ], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name)
@@ -150,96 +108,6 @@ def entmax(
     if power is None:
         return rows.restore(softmax_rows(rows.z, rows.blank, axis_name), 0.0)
     return rows.restore(entmax_rows(rows.z, a, rows.blank, power, axis_name), 0.0)
-
-
-@program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
-def sparsemax_loss(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis = -1,
-    *,
-    where: ArrayLike | None = None,
-    axis_name: AxisName = None,
-) -> Array:
-    """Sparsemax's loss for dense targets, whose gradient is sparsemax(logits) - labels.
-
-    (|labels - z|**2 - |p - z|**2) / 2 with p = sparsemax(z): by how much closer the logits are to
-    their projection than to the targets. It is ``entmax_loss`` at alpha = 2.
-
-    Args:
-        logits: floating-point array.
-        labels: probabilities of the classes, which sum to 1, in the shape of ``logits``. A negative
-            one makes the loss and gradient of its row NaN.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
-            the result it masks rows. A masked class's target is left out; a row that is masked as a
-            whole costs 0.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
-
-    Returns:
-        One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider. Never
-        negative, and 0 as soon as p is the target: where its logit leads by 1, if it is one class.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range or no classes.
-
-    Accuracy: float32 1e-6, of max(1, loss); gradient 3e-7, of 1.
-    Transforms: all, to any order, in logits and, along directions that keep their sum, labels.
-    Reference: Blondel et al., Learning with Fenchel–Young Losses (2020), table 1.
-
-    Example:
-        >>> jl.sparsemax_loss(jnp.array([1.0, 0.5, -1.0]), jnp.array([1.0, 0.0, 0.0])).round(4)
-        Array(0.0625, dtype=float32)
-    """
-    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
-    return _loss(rows, target_rows(rows, labels, "sparsemax_loss_with_integer_labels"), 2.0)
-
-
-@program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
-def sparsemax_loss_with_integer_labels(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis = -1,
-    *,
-    where: ArrayLike | None = None,
-    axis_name: AxisName = None,
-) -> Array:
-    """Sparsemax's loss for class indices, whose gradient is sparsemax(logits) - one_hot(labels).
-
-    ``entmax_loss_with_integer_labels`` at alpha = 2. It is exactly 0, with gradient 0, once the
-    label's logit leads all others by 1.
-
-    Args:
-        logits: floating-point array.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
-            the loss and the gradient of its row NaN.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
-            the result it masks rows. A masked label costs +inf; a row that is masked as a whole
-            costs 0.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
-
-    Returns:
-        One loss per example: the shape of ``labels``, in float32 or wider; never negative.
-
-    Raises:
-        TypeError: for a wrong dtype, such as labels that aren't integers.
-        ValueError: for a wrong shape, an axis out of range, no classes or labels whose dtype can't
-            hold K - 1.
-
-    Accuracy: float32 1e-6, of max(1, loss); gradient 3e-7, of 1.
-    Transforms: all, to any order, in logits.
-    Reference: Martins and Astudillo, From Softmax to Sparsemax (2016), equation 20.
-
-    Example:
-        >>> jl.sparsemax_loss_with_integer_labels(jnp.array([1.0, 0.5]), jnp.array(0)).round(4)
-        Array(0.0625, dtype=float32)
-    """
-    rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
-    return _loss(rows, one_hot_rows(rows, labels, "sparsemax_loss"), 2.0)
 
 
 @program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
