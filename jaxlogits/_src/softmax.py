@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import program
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
-from jaxlogits._src.rows.rows import (
+from jaxlogits._src.rows.rows import rows_of
+from jaxlogits._src.rows.softmax import (
     log_odds_rows,
     log_softmax_rows,
     logsumexp_rows,
-    rows_of,
     softmax_rows,
 )
 
@@ -52,7 +52,7 @@ def logsumexp(
         Array(0.6931, dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
-    return logsumexp_rows(rows.z, axis_name)
+    return rows.reduced(logsumexp_rows(rows.z, axis_name), -jnp.inf)
 
 
 @program("axis", "axis_name")
@@ -91,7 +91,7 @@ def softmax(
         Array([0.6652, 0.2447, 0.09  ], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    return rows.restore(softmax_rows(rows.z, rows.blank, axis_name), masked=0.0)
+    return rows.restore(softmax_rows(rows.z, axis_name), masked=0.0)
 
 
 @program("axis", "axis_name")
@@ -131,7 +131,7 @@ def log_softmax(
         Array([-2.0611537e-09, -2.0000000e+01], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    return rows.restore(log_softmax_rows(rows.z, rows.blank, axis_name), masked=-jnp.inf)
+    return rows.restore(log_softmax_rows(rows.z, axis_name), masked=-jnp.inf)
 
 
 @program("axis", "axis_name")
@@ -171,4 +171,4 @@ def class_log_odds(
         Array([ 2., -2.], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    return rows.restore(log_odds_rows(rows.z, rows.blank, axis_name), masked=-jnp.inf)
+    return rows.restore(log_odds_rows(rows.z, axis_name), masked=-jnp.inf)

@@ -8,7 +8,9 @@ multiplies whatever isn't known to be finite. It holds for cotangents too.
 from __future__ import annotations
 
 import functools
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits._src.base.dtypes import Array
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def derivatives(fn: Any, *partials: Any) -> None:
@@ -36,6 +40,16 @@ def derivatives(fn: Any, *partials: Any) -> None:
             if not (partial is None or tangent is None or isinstance(tangent, SymbolicZero))
         ]
         return value, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(value)
+
+
+def tangent_map(fn: F) -> F:
+    """A map of tangents as a checkpointed function of arrays and, last, a static argument.
+
+    The backward pass keeps these arrays and makes the masks and sums in between again.
+    """
+    static = len(inspect.signature(fn).parameters) - 1
+    checkpointed: Any = functools.wraps(fn)(jax.checkpoint(fn, static_argnums=(static,)))
+    return checkpointed  # type: ignore[no-any-return]
 
 
 def times(slope: Array, tangent: Array) -> Array:

@@ -20,7 +20,8 @@ from jaxlogits._src.base.checked import calling
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, wide_dtype, widen
 from jaxlogits._src.base.program import program
-from jaxlogits._src.rows.rows import from_rows, log_softmax_rows, rows_of, to_rows
+from jaxlogits._src.rows.rows import from_rows, rows_of, to_rows
+from jaxlogits._src.rows.softmax import log_softmax_rows
 
 
 @program("axis")
@@ -64,7 +65,7 @@ def aps_scores(
         Array([1. , 0.5, 0.8], dtype=float32)
     """
     rows = rows_of(logits, axis, where, None)
-    log_probs = log_softmax_rows(rows.z, rows.blank, None)
+    log_probs = log_softmax_rows(rows.z, None)
     order = jnp.argsort(-rows.z, axis=-1)  # whose differences log_probs may have rounded away
     ranked = jnp.take_along_axis(log_probs, order, axis=-1)
     # Sums of classes of which none is possible are written last, so that no slope sees them.

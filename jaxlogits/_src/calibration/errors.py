@@ -17,7 +17,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
 from jaxlogits._src.base.program import program
 from jaxlogits._src.calibration.labelled import labelled_rows
-from jaxlogits._src.rows.rows import first_max, label_mask, softmax_complement_rows, softmax_rows
+from jaxlogits._src.rows.softmax import first_max, label_mask, softmax_complement_rows, softmax_rows
 
 
 class ReliabilityCurve(NamedTuple):
@@ -259,9 +259,9 @@ def brier_score(
         >>> print(f"{jl.brier_score(jnp.array([[0.0, 2.0]]), jnp.array([1])):.4f}")
         0.0284
     """
-    z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
-    missed = softmax_complement_rows(z, blank, None)
-    distance = jnp.where(label_mask(z.shape, indices, None), missed, softmax_rows(z, blank, None))
+    z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
+    missed = softmax_complement_rows(z, None)
+    distance = jnp.where(label_mask(z.shape, indices, None), missed, softmax_rows(z, None))
     return _mean(jnp.sum(jnp.square(distance), axis=-1), weight)
 
 
@@ -289,9 +289,9 @@ def _grade(
     where: ArrayLike | None,
     weights: ArrayLike | None,
 ) -> _Graded:
-    z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
-    confidence = jnp.max(softmax_rows(z, blank, None), axis=-1)
-    missed = jnp.min(softmax_complement_rows(z, blank, None), axis=-1)
+    z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
+    confidence = jnp.max(softmax_rows(z, None), axis=-1)
+    missed = jnp.min(softmax_complement_rows(z, None), axis=-1)
     right = jnp.any(first_max(z, None) & label_mask(z.shape, indices, None), axis=-1)
     gap = jnp.where(right, missed, -confidence)
     # Whatever is wrong with a row is in its weight, and so in every sum.

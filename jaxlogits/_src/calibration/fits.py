@@ -20,7 +20,7 @@ from jaxlogits._src.regression.coordinates import power_of_two
 from jaxlogits._src.regression.fit import fit_logistic
 from jaxlogits._src.regression.newton import Evaluate, Minimum, minimize, solve
 from jaxlogits._src.rows.nll import nll
-from jaxlogits._src.rows.rows import (
+from jaxlogits._src.rows.softmax import (
     label_mask,
     logsumexp_rows,
     softmax_complement_rows,
@@ -256,7 +256,7 @@ def _fittable_rows(
 
     A row whose loss is infinite or NaN has weight NaN.
     """
-    z, indices, weight, _ = labelled_rows(logits, labels, axis, where, weights)
+    z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
     # A mask that was written as a number is meant to be -inf.
     mask = max(-5e8, float(jnp.finfo(jnp.asarray(logits).dtype).min) / 2)
     masked = (z <= mask) & (z <= -1e3 * jnp.abs(jnp.max(z, axis=-1, keepdims=True)))
@@ -308,15 +308,15 @@ def _by_scale_and_bias(
 ) -> tuple[Array, Array, Array]:
     """The loss of logits with a line for each class."""
     z, labels, weights, l2 = args
-    num_classes, blank = z.shape[-1], jnp.asarray(jnp.nan, z.dtype)
+    num_classes = z.shape[-1]
     scale, bias = jnp.split(point, 2)
     features = jnp.stack([jnp.where(z == -jnp.inf, 0.0, z), jnp.ones_like(z)])
     z = _scaled(z, scale, bias)
-    p, missed = softmax_rows(z, blank, None), softmax_complement_rows(z, blank, None)
+    p, missed = softmax_rows(z, None), softmax_complement_rows(z, None)
     pull = jnp.concatenate([scale - 1, bias])
     # Adding a number to all biases changes nothing; this term makes it 0.
     gauge = jnp.sum(weights) / num_classes**2
-    value = jnp.sum(weights * nll(z, labels, blank, None))
+    value = jnp.sum(weights * nll(z, labels, None))
     value += 0.5 * (l2 * jnp.sum(jnp.square(pull)) + gauge * jnp.square(jnp.sum(bias)))
     residual = weights[:, None] * jnp.where(label_mask(z.shape, labels, None), -missed, p)
     gradient = jnp.sum(residual[None] * features, axis=1)

@@ -18,7 +18,6 @@ class Labelled(NamedTuple):
     z: Array  # [N, K], 0 in a masked row
     labels: Array  # [N], in [0, K)
     weights: Array  # [N], 0 for a masked row
-    blank: Array  # what a row of -inf gives: NaN
 
 
 def labelled_rows(
@@ -38,10 +37,8 @@ def labelled_rows(
     indices, last = label_rows(rows, labels), rows.z.shape[-1] - 1
     bad = keep & ((indices < 0) | (indices > last))
     weight = jnp.where(bad, jnp.nan, row_weights(weights, keep, rows.z.dtype))
-    z = jnp.where(keep[..., None], rows.z, 0.0)
-    blank = jnp.asarray(jnp.nan, z.dtype)
     flat = (jnp.clip(indices, 0, last).reshape(-1), weight.reshape(-1))
-    return Labelled(z.reshape(-1, last + 1), *flat, blank)
+    return Labelled(rows.z.reshape(-1, last + 1), *flat)
 
 
 def row_weights(weights: ArrayLike | None, keep: Array, dtype: jnp.dtype) -> Array:

@@ -23,7 +23,8 @@ from jaxlogits._src.mesh.explicit import with_whole_rows
 from jaxlogits._src.mesh.reductions import num_classes, row_argmax, row_max, row_sum, row_top_k
 from jaxlogits._src.rows.nll import nll
 from jaxlogits._src.rows.quotients import cooled
-from jaxlogits._src.rows.rows import Rows, first_max, rows_of, softmax_rows, spoiled
+from jaxlogits._src.rows.rows import Rows, rows_of, spoiled
+from jaxlogits._src.rows.softmax import first_max, softmax_rows
 
 
 @program("axis", "axis_name", "shape", temperature=Option(Range(0)))
@@ -122,8 +123,7 @@ def sample_with_log_prob(
     rows = rows_of(logits, axis, where, axis_name)
     shape, z = _as_shape(shape), _cooled(rows, temperature)
     classes = _draw(key, z, shape, axis_name)
-    none = jnp.asarray(jnp.nan, z.dtype)  # for a row that is masked as a whole, too
-    return classes, -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, none, axis_name)
+    return classes, -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, axis_name)
 
 
 @program("axis", "axis_name", "k", k=Option(Range(), integer=True))
@@ -226,7 +226,7 @@ def gumbel_softmax(
         Array(1., dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    dtype, shape = rows.blank.dtype, rows.logits.shape
+    dtype, shape = rows.z.dtype, rows.logits.shape
     scale = checks.as_row_option("temperature", temperature, dtype, shape[:-1])
     if not isinstance(hard, bool | np.bool_):
         raise TypeError(f"hard must be True or False, got {hard!r}")
@@ -234,7 +234,7 @@ def gumbel_softmax(
     unclear = _unclear(rows)
     z = _cleaned(rows.z, unclear)
     half = 0.5 * _gumbel(key, shape, dtype, axis_name) + _half_below_max(z, axis_name)
-    soft = softmax_rows(2.0 * cooled(half, scale, axis_name), rows.blank, axis_name)
+    soft = softmax_rows(2.0 * cooled(half, scale, axis_name), axis_name)
     soft = spoiled(soft, unclear)
     if hard:
         # A difference that is exactly 0 and has the derivatives of its first term.
@@ -263,7 +263,8 @@ def _cleaned_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> t
 
 def _usable(rows: Rows) -> Array:
     """The logits, all NaN in a row with NaN or more than one +inf."""
-    return spoiled(rows.z, _unclear(rows))
+    z = rows.z if rows.empty is None else jnp.where(rows.empty, -jnp.inf, rows.z)
+    return spoiled(z, _unclear(rows))
 
 
 def _cooled(rows: Rows, temperature: ArrayLike) -> Array:

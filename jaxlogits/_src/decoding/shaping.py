@@ -13,7 +13,9 @@ from jaxlogits._src.log_odds import tanh_half
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_max
 from jaxlogits._src.rows.quotients import quotient, tempered
-from jaxlogits._src.rows.rows import Pair, rows_of, spoiled
+from jaxlogits._src.rows.rows import rows_of, spoiled
+
+Pair = tuple[Array, Array]
 
 
 @program(cap=Option(Range(above=0)))

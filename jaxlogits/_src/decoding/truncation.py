@@ -16,14 +16,8 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_max, row_sum
-from jaxlogits._src.rows.rows import (
-    Rows,
-    log_softmax_rows,
-    row_stats,
-    rows_of,
-    softmax_rows,
-    spoiled,
-)
+from jaxlogits._src.rows.rows import Rows, rows_of, spoiled
+from jaxlogits._src.rows.softmax import log_softmax_rows, row_stats, softmax_rows
 from jaxlogits._src.rows.thresholds import kth_largest, mass_threshold
 
 
@@ -163,7 +157,7 @@ def keep_typical(
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
     mass = _option(rows, "mass", mass)
     z = lax.stop_gradient(rows.z)
-    probs, gaps = softmax_rows(z, rows.blank, axis_name), row_stats(z, axis_name).gaps
+    probs, gaps = softmax_rows(z, axis_name), row_stats(z, axis_name).gaps
     # -log p less the entropy is a gap less the mean gap, which nearly equal logits don't cancel in.
     mean = row_sum(jnp.where(probs == 0, 0.0, probs * gaps), axis_name)
     typical = jnp.where(probs > 0, -jnp.abs(gaps - mean), -jnp.inf)
@@ -252,7 +246,7 @@ def keep_epsilon(
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
     epsilon = _option(rows, "epsilon", epsilon)
-    log_probs = log_softmax_rows(lax.stop_gradient(rows.z), rows.blank, axis_name)
+    log_probs = log_softmax_rows(lax.stop_gradient(rows.z), axis_name)
     return _above(rows, log_probs, jnp.log(epsilon))
 
 
@@ -298,7 +292,7 @@ def keep_eta(
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
     epsilon = _option(rows, "epsilon", epsilon)
     z = lax.stop_gradient(rows.z)
-    probs, log_probs = (fn(z, rows.blank, axis_name) for fn in (softmax_rows, log_softmax_rows))
+    probs, log_probs = (fn(z, axis_name) for fn in (softmax_rows, log_softmax_rows))
     negentropy = row_sum(jnp.where(probs == 0, 0.0, probs * log_probs), axis_name)
     log_epsilon = jnp.log(epsilon)
     return _above(rows, log_probs, jnp.minimum(log_epsilon, 0.5 * log_epsilon + negentropy))
@@ -307,7 +301,7 @@ def keep_eta(
 def _option(rows: Rows, name: str, value: ArrayLike) -> Array:
     """A share of 1, for each row or for all; NaN where it is none."""
     shape = rows.logits.shape[:-1]
-    option = checks.as_row_option(name, value, rows.blank.dtype, shape)
+    option = checks.as_row_option(name, value, rows.z.dtype, shape)
     return lax.stop_gradient(option)
 
 

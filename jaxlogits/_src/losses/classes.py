@@ -18,7 +18,8 @@ from jaxlogits._src.losses.focal import focal
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.nll import nll, weighted_nll, weighted_square_logsumexp
-from jaxlogits._src.rows.rows import Rows, rows_of, softmax_complement_rows
+from jaxlogits._src.rows.rows import Rows, rows_of
+from jaxlogits._src.rows.softmax import softmax_complement_rows
 from jaxlogits._src.rows.targets import label_rows, one_hot_rows, target_rows
 
 
@@ -134,8 +135,8 @@ def softmax_cross_entropy_with_integer_labels(
     if checks.is_zero(label_smoothing) and class_weights is None:
         # The penalty reads the wide logits, and one array's gradient is rounded once.
         z = rows.logits if checks.is_zero(z_loss) else rows.z
-        loss = nll(z, label_rows(rows, labels, dense), rows.blank, axis_name)
-        return loss + _penalty(rows, z_loss)
+        loss = nll(z, label_rows(rows, labels, dense), axis_name)
+        return rows.reduced(loss + _penalty(rows, z_loss))
     targets = one_hot_rows(rows, labels, dense)
     return _cross_entropy(rows, targets, label_smoothing, class_weights, z_loss)
 
@@ -182,7 +183,7 @@ def softmax_focal_loss_with_integer_labels(
     """
     rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
     gamma = checks.as_option("gamma", gamma, rows.z.dtype)
-    return focal(nll(rows.logits, label_rows(rows, labels), rows.blank, axis_name), gamma)
+    return rows.reduced(focal(nll(rows.logits, label_rows(rows, labels), axis_name), gamma))
 
 
 @program("axis", "axis_name", epsilon=Option(Range(-1)))
@@ -227,9 +228,9 @@ def poly_loss_cross_entropy(
     rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
     targets = target_rows(rows, labels)
     epsilon = checks.as_option("epsilon", epsilon, rows.z.dtype)
-    missed = targets * softmax_complement_rows(rows.z, rows.blank, axis_name)
-    loss = weighted_nll(rows.z, targets, rows.blank, axis_name)
-    return loss + epsilon * row_sum(missed, axis_name)[..., 0]
+    missed = targets * softmax_complement_rows(rows.z, axis_name)
+    loss = weighted_nll(rows.z, targets, axis_name)
+    return rows.reduced(loss + epsilon * row_sum(missed, axis_name)[..., 0])
 
 
 def _cross_entropy(
@@ -252,8 +253,8 @@ def _cross_entropy(
         rule = "class_weights must be at least 0"
         weights = checks.check_values(rule, weights, weights >= 0, "for class")
         targets = weigh(targets, jnp.broadcast_to(weights, targets.shape))
-    loss = weighted_nll(rows.z, targets, rows.blank, rows.axis_name)
-    return loss + _penalty(rows, z_loss)
+    loss = weighted_nll(rows.z, targets, rows.axis_name)
+    return rows.reduced(loss + _penalty(rows, z_loss))
 
 
 @jax.custom_jvp

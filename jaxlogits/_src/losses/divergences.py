@@ -7,23 +7,20 @@ equal rows: a distilled model that is almost trained, or a policy after one step
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, wide_dtype, widen
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.base.rules import times
+from jaxlogits._src.base.rules import derivatives, times
 from jaxlogits._src.base.varying import vary, varying_axes
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.pairs import (
-    Triple,
     below_max,
     centred_rows,
     compare,
@@ -36,17 +33,11 @@ from jaxlogits._src.rows.pairs import (
     without_inf,
 )
 from jaxlogits._src.rows.quotients import cooled
-from jaxlogits._src.rows.rows import (
-    Pair,
-    Rows,
-    log_softmax_tangent,
-    row_stats,
-    rows_of,
-    softmax_rows,
-    spoiled,
-)
+from jaxlogits._src.rows.rows import Rows, rows_of, spoiled
+from jaxlogits._src.rows.softmax import centred, row_stats, softmax_or_zeros, softmax_rows
 
-Quad = tuple[Array, Array, Array, Array]
+Pair = tuple[Array, Array]
+Triple = tuple[Array, Array, Array]
 
 
 @program("axis", "axis_name")
@@ -87,7 +78,7 @@ def entropy(
         Array([6.931472e-01, 9.836625e-21], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
-    return _entropy_rows(rows.z, rows.blank, axis_name)
+    return rows.reduced(_entropy_rows(rows.z, axis_name))
 
 
 @program("axis", "axis_name")
@@ -133,7 +124,7 @@ def softmax_kl_divergence(
         Array(9.857301e-12, dtype=float32)
     """
     p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
-    return kl_rows(p.z, q.z, p.blank, axis_name)
+    return p.reduced(kl_rows(p.z, q.z, axis_name))
 
 
 @program("axis", "axis_name", weight=Option(Range(0, 1)))
@@ -182,7 +173,7 @@ def jensen_shannon_divergence(
     """
     p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
     w = checks.as_option("weight", weight, p.z.dtype)
-    return _js_rows(p.z, q.z, w, p.blank, axis_name)
+    return p.reduced(_js_rows(p.z, q.z, w, axis_name))
 
 
 @program("axis", "axis_name")
@@ -226,9 +217,10 @@ def total_variation(
         Array(0.4621, dtype=float32)
     """
     p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
-    sizes = _size(prob_difference_rows(p.z, q.z, p.blank, axis_name))
+    sizes = _size(prob_difference_rows(p.z, q.z, axis_name))
     distance = 0.5 * row_sum(sizes, axis_name)[..., 0]
-    return distance - lax.stop_gradient(jnp.maximum(distance - 1.0, 0.0))  # the sum's rounding
+    # Beyond 1 is the sum's rounding.
+    return p.reduced(distance - lax.stop_gradient(jnp.maximum(distance - 1.0, 0.0)))
 
 
 @program("axis", "axis_name", temperature=Option(Range(above=0)))
@@ -283,7 +275,8 @@ def softmax_cross_entropy_with_teacher_logits(
     scale = checks.as_option("temperature", temperature, student.z.dtype)
     t = _tempered(teacher.z, scale, axis_name)
     # In eighths, as the sum over classes may be beyond the greatest number where T times it isn't.
-    return 8.0 * (scale * _cross_entropy_rows(t, student.z, scale, student.blank, axis_name))
+    eighth = _cross_entropy_rows(t, student.z, scale, axis_name)
+    return student.reduced(8.0 * (scale * eighth))
 
 
 def _two_rows(
@@ -325,23 +318,23 @@ def _size_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Pair:
 # Entropy and cross entropy.
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _entropy_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _entropy_rows(z: Array, axis_name: AxisName) -> Array:
     """-sum_k p_k log p_k of each row."""
     stats = row_stats(z, axis_name)
     p = stats.exps / (1.0 + stats.rest)
     gaps = jnp.where(p == 0, 0.0, p * stats.gaps)
     total = row_sum(gaps, axis_name) + jnp.log1p(stats.rest)
-    return jnp.where(stats.largest == -jnp.inf, blank, total)[..., 0]
+    return jnp.where(stats.largest == -jnp.inf, jnp.nan, total)[..., 0]
 
 
-@_entropy_rows.defjvp
-def _entropy_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
-    z, blank = primals
-    p = softmax_rows(z, blank, axis_name)
+def _entropy_by_z(dz: Array, _: Array, z: Array, axis_name: AxisName) -> Array:
     eighths = below_max(without_inf(z, axis_name), axis_name)
-    gradient = whole(centred_rows(z, eighths, blank, axis_name))
-    return _entropy_rows(z, blank, axis_name), -contract(p, gradient, tangents[0], axis_name)
+    gradient = whole(centred_rows(z, eighths, axis_name))
+    return -contract(softmax_rows(z, axis_name), gradient, dz, axis_name)
+
+
+derivatives(_entropy_rows, _entropy_by_z)
 
 
 def _tempered(z: Array, scale: Array, axis_name: AxisName) -> Array:
@@ -352,100 +345,98 @@ def _tempered(z: Array, scale: Array, axis_name: AxisName) -> Array:
     return jnp.where((below == -jnp.inf) & (known > -jnp.inf) & (scale > 0), lowest, below)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _cross_entropy_rows(
-    a: Array, b: Array, scale: Array, blank: Array, axis_name: AxisName
-) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _cross_entropy_rows(a: Array, b: Array, scale: Array, axis_name: AxisName) -> Array:
     """An eighth of -scale sum_k p_k log q_k, with 0 log 0 = 0, for q = softmax(b / scale).
 
     As sum_k p_k (max(b) - b_k) + scale log1p(rest): over a small scale the logits may overflow.
     """
-    p = softmax_rows(a, blank, axis_name)
+    p = softmax_rows(a, axis_name)
     known = without_inf(b, axis_name)
     gaps = -row_sum(jnp.where(p == 0, 0.0, p * below_max(known, axis_name)), axis_name)
     rest = row_stats(_tempered(b, scale, axis_name), axis_name).rest
     total = gaps + scale * (jnp.log1p(rest) / 8.0)
     total = jnp.where(unbounded(a, known, axis_name), jnp.inf, total)
-    return jnp.where(is_empty(a, b, axis_name), blank, total)[..., 0]
+    return jnp.where(is_empty(a, b, axis_name), jnp.nan, total)[..., 0]
 
 
-@functools.partial(_cross_entropy_rows.defjvp, symbolic_zeros=True)
-def _cross_entropy_jvp(
-    axis_name: AxisName, primals: Quad, tangents: tuple[Any, Any, Any, Any]
-) -> Pair:
-    a, b, scale, blank = primals
-    da, db, dscale, _ = tangents
-    loss, p = _cross_entropy_rows(*primals, axis_name), softmax_rows(a, blank, axis_name)
-    tangent = jnp.zeros_like(loss)
-    if not isinstance(da, SymbolicZero):
-        eighths = below_max(without_inf(b, axis_name), axis_name)
-        of_p = centred_rows(a, eighths, blank, axis_name)
-        tangent -= contract(p, of_p, da, axis_name)
-    if isinstance(db, SymbolicZero) and isinstance(dscale, SymbolicZero):
-        return loss, tangent
-    student = _tempered(b, scale, axis_name)
-    if not isinstance(db, SymbolicZero):
-        difference = prob_difference_rows(a, student, blank, axis_name)
-        tangent += contract(p, difference / 8.0, db, axis_name)
-    if not isinstance(dscale, SymbolicZero):
-        tangent += _entropy_rows(student, blank, axis_name) / 8.0 * dscale
-    return loss, tangent
+def _cross_entropy_by_a(
+    da: Array, _: Array, a: Array, b: Array, __: Array, axis_name: AxisName
+) -> Array:
+    eighths = below_max(without_inf(b, axis_name), axis_name)
+    gradient = centred_rows(a, eighths, axis_name)
+    return -contract(softmax_rows(a, axis_name), gradient, da, axis_name)
+
+
+def _cross_entropy_by_b(
+    db: Array, _: Array, a: Array, b: Array, scale: Array, axis_name: AxisName
+) -> Array:
+    difference = prob_difference_rows(a, _tempered(b, scale, axis_name), axis_name)
+    return contract(softmax_rows(a, axis_name), difference / 8.0, db, axis_name)
+
+
+derivatives(
+    _cross_entropy_rows,
+    _cross_entropy_by_a,
+    _cross_entropy_by_b,
+    lambda dscale, _, __, b, scale, axis_name: (
+        _entropy_rows(_tempered(b, scale, axis_name), axis_name) / 8.0 * dscale
+    ),
+)
 
 
 # Jensen and Shannon's: each distribution against the mixture m = w p + (1 - w) q.
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _js_rows(a: Array, b: Array, w: Array, blank: Array, axis_name: AxisName) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _js_rows(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     """w KL(p || m) + (1 - w) KL(q || m) of each row."""
-    of_p = _kl_to_mixture(a, b, w, blank, axis_name)
-    of_q = _kl_to_mixture(b, a, 1.0 - w, blank, axis_name)
+    of_p = _kl_to_mixture(a, b, w, axis_name)
+    of_q = _kl_to_mixture(b, a, 1.0 - w, axis_name)
     # Where one of them is all of the mixture, the other's divergence from it may be infinite.
     return jnp.where(w == 0, of_q, jnp.where(w == 1, of_p, w * of_p + (1.0 - w) * of_q))
 
 
-@functools.partial(_js_rows.defjvp, symbolic_zeros=True)
-def _js_jvp(axis_name: AxisName, primals: Quad, tangents: tuple[Any, Any, Any, Any]) -> Pair:
-    # The mixture's own tangent cancels.
-    a, b, w, blank = primals
-    da, db, dw, _ = tangents
-    divergence = _js_rows(a, b, w, blank, axis_name)
-    tangent = jnp.zeros_like(divergence)
-    if not isinstance(da, SymbolicZero):
-        of_p = centred_rows(a, _log_to_mixture(a, b, w, axis_name), blank, axis_name)
-        tangent += w * contract(softmax_rows(a, blank, axis_name), of_p, da, axis_name)
-    if not isinstance(db, SymbolicZero):
-        of_q = centred_rows(b, _log_to_mixture(b, a, 1.0 - w, axis_name), blank, axis_name)
-        tangent += (1.0 - w) * contract(softmax_rows(b, blank, axis_name), of_q, db, axis_name)
-    if not isinstance(dw, SymbolicZero):
-        of_p = _kl_to_mixture(a, b, w, blank, axis_name)
-        of_q = _kl_to_mixture(b, a, 1.0 - w, blank, axis_name)
-        tangent += times(of_p - of_q, dw)
-    return divergence, tangent
+def _js_by_first(da: Array, a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
+    """By the logits that have the weight w; the mixture's own tangent cancels."""
+    gradient = centred_rows(a, _log_to_mixture(a, b, w, axis_name), axis_name)
+    return w * contract(softmax_rows(a, axis_name), gradient, da, axis_name)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _kl_to_mixture(a: Array, b: Array, w: Array, blank: Array, axis_name: AxisName) -> Array:
+def _js_by_weight(dw: Array, _: Array, a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
+    of_p, of_q = _kl_to_mixture(a, b, w, axis_name), _kl_to_mixture(b, a, 1.0 - w, axis_name)
+    return times(of_p - of_q, dw)
+
+
+derivatives(
+    _js_rows,
+    lambda da, _, a, b, w, axis_name: _js_by_first(da, a, b, w, axis_name),
+    lambda db, _, a, b, w, axis_name: _js_by_first(db, b, a, 1.0 - w, axis_name),
+    _js_by_weight,
+)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _kl_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     """KL(p || m) of each row, as sum_k m_k psi(x_k) with x = p / m - 1 = (1 - w) (p - q) / m."""
-    difference = prob_difference_rows(a, b, blank, axis_name)
-    m = w * softmax_rows(a, blank, axis_name) + (1.0 - w) * softmax_rows(b, blank, axis_name)
+    difference = prob_difference_rows(a, b, axis_name)
+    m = w * softmax_rows(a, axis_name) + (1.0 - w) * softmax_rows(b, axis_name)
     alone = w == 0  # then m is q
     x = jnp.where(alone | (m == 0), 0.0, (w - 1.0) * difference / jnp.where(m == 0, 1.0, m))
     divergence = row_sum(m * _log_minus_line(x), axis_name)
     divergence = jnp.where(alone, compare(a, b, axis_name).kl, divergence)
-    return jnp.where(is_empty(a, b, axis_name), blank, divergence)[..., 0]
+    return jnp.where(is_empty(a, b, axis_name), jnp.nan, divergence)[..., 0]
 
 
 @_kl_to_mixture.defjvp
-def _kl_to_mixture_jvp(axis_name: AxisName, primals: Quad, tangents: Quad) -> Pair:
-    a, b, w, blank = primals
-    da, _, _, _ = tangents
-    p = softmax_rows(a, blank, axis_name)
+def _kl_to_mixture_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
+    a = primals[0]
+    p = softmax_rows(a, axis_name)
     log_to_mixture = functools.partial(_log_to_mixture, axis_name=axis_name)
-    log_ratio, dlog_ratio = jax.jvp(log_to_mixture, primals[:3], tangents[:3])
-    tangent = contract(p, centred_rows(a, log_ratio, blank, axis_name), da, axis_name)
+    log_ratio, dlog_ratio = jax.jvp(log_to_mixture, primals, tangents)
+    tangent = contract(p, centred_rows(a, log_ratio, axis_name), tangents[0], axis_name)
     tangent += row_sum(p * dlog_ratio, axis_name)[..., 0]
-    return _kl_to_mixture(a, b, w, blank, axis_name), tangent
+    return _kl_to_mixture(*primals, axis_name), tangent
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -463,12 +454,11 @@ def _log_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
 
 @_log_to_mixture.defjvp
 def _log_to_mixture_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
-    a, b, w = primals
-    da, db, dw = tangents
-    none = jnp.zeros_like(w)
+    (a, b, w), (da, db, dw) = primals, tangents
     of_p, of_q = _log_to_mixture(a, b, w, axis_name), _log_to_mixture(b, a, 1.0 - w, axis_name)
-    dlog_p = log_softmax_tangent(a, softmax_rows(a, none, axis_name), da, axis_name)
-    dlog_q = log_softmax_tangent(b, softmax_rows(b, none, axis_name), db, axis_name)
+    dlog_p, dlog_q = (
+        centred(softmax_or_zeros(z, axis_name), dz, axis_name) for z, dz in ((a, da), (b, db))
+    )
     share_q = (1.0 - w) * jnp.exp(of_q)
     return of_p, share_q * (dlog_p - dlog_q) + (jnp.exp(of_q) - jnp.exp(of_p)) * dw
 

@@ -15,7 +15,8 @@ from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_any
 from jaxlogits._src.rows.entmax import entmax_loss_rows, entmax_rows
-from jaxlogits._src.rows.rows import Rows, rows_of, softmax_rows
+from jaxlogits._src.rows.rows import Rows, rows_of
+from jaxlogits._src.rows.softmax import softmax_rows
 from jaxlogits._src.rows.targets import one_hot_rows, target_rows
 
 
@@ -58,7 +59,7 @@ def sparsemax(
     """
     rows = rows_of(logits, axis, where, axis_name)
     one = jnp.ones([], rows.z.dtype)
-    return rows.restore(entmax_rows(rows.z, one, rows.blank, 1, axis_name), 0.0)
+    return rows.restore(entmax_rows(rows.z, one, 1, axis_name), 0.0)
 
 
 @program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
@@ -106,8 +107,8 @@ def entmax(
     rows = rows_of(logits, axis, where, axis_name)
     a, power = _order(rows, alpha)
     if power is None:
-        return rows.restore(softmax_rows(rows.z, rows.blank, axis_name), 0.0)
-    return rows.restore(entmax_rows(rows.z, a, rows.blank, power, axis_name), 0.0)
+        return rows.restore(softmax_rows(rows.z, axis_name), 0.0)
+    return rows.restore(entmax_rows(rows.z, a, power, axis_name), 0.0)
 
 
 @program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
@@ -219,4 +220,4 @@ def _loss(rows: Rows, targets: Array, alpha: ArrayLike) -> Array:
     a, power = _order(rows, alpha)
     unknown = row_any(~(targets >= 0), rows.axis_name)
     targets = jnp.where(unknown, jnp.nan, targets)
-    return entmax_loss_rows(rows.z, targets, a, rows.blank, power or 0, rows.axis_name)
+    return rows.reduced(entmax_loss_rows(rows.z, targets, a, power or 0, rows.axis_name))

@@ -20,7 +20,7 @@ from jaxlogits._src.log_odds import wide_sigmoid
 from jaxlogits._src.regression.counts import divergence
 from jaxlogits._src.regression.design import Design, Rows, centred
 from jaxlogits._src.regression.newton import product
-from jaxlogits._src.rows.rows import log_softmax_rows, softmax_complement_rows, softmax_rows
+from jaxlogits._src.rows.softmax import log_softmax_rows, softmax_complement_rows, softmax_rows
 
 # Losses, gradients and Hessians.
 Terms = tuple[Array, Array, Array]

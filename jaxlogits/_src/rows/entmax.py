@@ -20,35 +20,31 @@ from jax import lax
 from jaxlogits._src.base.dtypes import Array, AxisName
 from jaxlogits._src.base.rules import derivatives, times, weigh
 from jaxlogits._src.mesh.reductions import num_classes, row_max, row_sum
-from jaxlogits._src.rows.rows import log_softmax_tangent
+from jaxlogits._src.rows.softmax import centred
 
 Triple = tuple[Array, Array, Array]
 Quad = tuple[Array, Array, Array, Array]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def entmax_rows(z: Array, a: Array, blank: Array, power: int, axis_name: AxisName) -> Array:
-    """Entmax over the last axis, with a as ``[..., 1]`` or a scalar; ``blank`` for rows of -inf."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def entmax_rows(z: Array, a: Array, power: int, axis_name: AxisName) -> Array:
+    """Entmax over the last axis, with a as ``[..., 1]`` or a scalar; NaN for rows of -inf."""
     x, _, empty = _above_threshold(z, a, power, axis_name)
     p = _exp_a(x, a, power)
-    return jnp.where(empty, blank, p / row_sum(p, axis_name))
+    return p / jnp.where(empty, jnp.nan, row_sum(p, axis_name))
 
 
-def _entmax_by_z(
-    dz: Array, p: Array, z: Array, a: Array, _: Array, power: int, axis_name: AxisName
-) -> Array:
+def _entmax_by_z(dz: Array, p: Array, _: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     slope = _slope(p, a, power)
-    return slope * log_softmax_tangent(z, _share(slope, axis_name), dz, axis_name)
+    return slope * centred(_share(slope, axis_name), dz, axis_name)
 
 
-def _entmax_by_a(
-    da: Array, p: Array, _: Array, a: Array, __: Array, power: int, axis_name: AxisName
-) -> Array:
+def _entmax_by_a(da: Array, p: Array, _: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     share, bend = _share(_slope(p, a, power), axis_name), _exp_a_bend(p, a)
     return (bend - share * row_sum(bend, axis_name)) * da
 
 
-derivatives(entmax_rows, _entmax_by_z, _entmax_by_a, None)
+derivatives(entmax_rows, _entmax_by_z, _entmax_by_a)
 
 
 def _share(slope: Array, axis_name: AxisName) -> Array:
@@ -88,16 +84,14 @@ def _exp_a_bend(p: Array, a: Array) -> Array:
 # The Fenchel–Young loss: what it costs that entmax is p where the targets are y.
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def entmax_loss_rows(
-    z: Array, y: Array, a: Array, blank: Array, power: int, axis_name: AxisName
-) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def entmax_loss_rows(z: Array, y: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     """omega(y) - omega(p) - (y - p) (z - t) of each row, omega(p) = (p**(1 + a) - p) / (a (1 + a)).
 
     Up to a constant z - t is at most omega's slope at p, so that no class adds less than 0.
     """
     x, halves, empty = _above_threshold(z, a, power, axis_name)
-    p = entmax_rows(z, a, blank, power, axis_name)
+    p = entmax_rows(z, a, power, axis_name)
     missed = -_residual(p, y, axis_name)
     # From where on nothing counts beside the gap; half of it is finite where the gap isn't.
     far = x < -1.0 / float(jnp.finfo(x.dtype).eps) ** 2
@@ -111,16 +105,14 @@ def entmax_loss_rows(
     terms = jnp.where(far, 0.0, jnp.where(jnp.isnan(terms), terms, jnp.maximum(terms, 0.0)))
     gaps = 2.0 * row_sum(jnp.where(far & (y != 0), -y * halves, 0.0), axis_name)
     loss = row_sum(terms, axis_name) / (1.0 + a) + gaps
-    return jnp.where(empty, blank, loss)[..., 0]
+    return jnp.where(empty, jnp.nan, loss)[..., 0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _residual_rows(
-    z: Array, y: Array, a: Array, blank: Array, power: int, axis_name: AxisName
-) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _residual_rows(z: Array, y: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     """p - y."""
-    p = entmax_rows(z, a, blank, power, axis_name)
-    return jnp.where(row_max(z, axis_name) == -jnp.inf, blank, _residual(p, y, axis_name))
+    p = entmax_rows(z, a, power, axis_name)
+    return _residual(p, y, axis_name)
 
 
 def _loss_by_a(
@@ -129,11 +121,10 @@ def _loss_by_a(
     z: Array,
     y: Array,
     a: Array,
-    blank: Array,
     power: int,
     axis_name: AxisName,
 ) -> Array:
-    p = entmax_rows(z, a, blank, power, axis_name)
+    p = entmax_rows(z, a, power, axis_name)
     return row_sum((_omega_bend(y, a) - _omega_bend(p, a)) * da, axis_name)[..., 0]
 
 
@@ -154,14 +145,14 @@ def _surprise_rows(z: Array, y: Array, a: Array, power: int, axis_name: AxisName
 def _surprise_by_z(
     dz: Array, _: Array, z: Array, __: Array, a: Array, power: int, axis_name: AxisName
 ) -> Array:
-    p = entmax_rows(z, a, jnp.zeros_like(a), power, axis_name)
-    return -log_softmax_tangent(z, _share(_slope(p, a, power), axis_name), dz, axis_name)
+    p = entmax_rows(z, a, power, axis_name)
+    return -centred(_share(_slope(p, a, power), axis_name), dz, axis_name)
 
 
 def _surprise_by_a(
     da: Array, _: Array, z: Array, y: Array, a: Array, power: int, axis_name: AxisName
 ) -> Array:
-    p = entmax_rows(z, a, jnp.zeros_like(a), power, axis_name)
+    p = entmax_rows(z, a, power, axis_name)
     total = row_sum(_slope(p, a, power), axis_name)
     threshold = row_sum(_exp_a_bend(p, a), axis_name) / jnp.where(total == 0, 1.0, total)
     # Of log_a(0) = -1 / a, and of the inverse of exp_a elsewhere.
@@ -187,18 +178,16 @@ derivatives(
 derivatives(
     entmax_loss_rows,
     lambda dz, _, *args: row_sum(_residual_rows(*args) * dz, args[-1])[..., 0],
-    lambda dy, _, z, y, a, __, *static: row_sum(
+    lambda dy, _, z, y, a, *static: row_sum(
         times(_surprise_rows(z, y, a, *static), dy), static[-1]
     )[..., 0],
     _loss_by_a,
-    None,
 )
 derivatives(
     _residual_rows,
     lambda dz, _, z, __, *rest: jax.jvp(lambda z: entmax_rows(z, *rest), (z,), (dz,))[1],
     lambda dy, *_: -dy,
     lambda da, _, z, __, a, *rest: jax.jvp(lambda a: entmax_rows(z, a, *rest), (a,), (da,))[1],
-    None,
 )
 
 

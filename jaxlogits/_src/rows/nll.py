@@ -2,7 +2,7 @@
 
 The gradient is softmax minus target, written so that the difference is never formed where it
 cancels: see ``_nll_gradient`` and ``_weighted_nll_gradient``. Each of them has a derivative of its
-own, so that every order is right.
+own, which is softmax's, so that every order is right. A row of -inf has no loss: it is NaN.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName, wide_dtype, widen
-from jaxlogits._src.base.rules import derivatives, product, times, weigh
+from jaxlogits._src.base.rules import derivatives, product, tangent_map, times, weigh
 from jaxlogits._src.mesh.reductions import first_class, num_classes, row_max, row_sum
-from jaxlogits._src.rows.rows import (
-    Pair,
+from jaxlogits._src.rows.softmax import (
     first_max,
     label_mask,
     log_softmax_rows,
     log_softmax_tangent,
     logsumexp_rows,
     row_stats,
+    softmax_or_zeros,
     softmax_rows,
+    softmax_tangent,
 )
 
-Triple = tuple[Array, Array, Array]
+Pair = tuple[Array, Array]
 
 
 _FEW_CLASSES = 16  # that are written out one by one
@@ -41,75 +42,56 @@ class LabelSums(NamedTuple):
     gap: Array  # how far the label's logit is below it; 0 in a row of -inf
     others: Array  # the sum of exp(z_j - largest) over all classes but the label
     excess: Array  # the sum over all classes, less 1
-    factor: Array  # 1, or what a row without a loss gives instead
+    factor: Array  # 1, or NaN for a row that has no loss
+
+
+def nll(logits: Array, labels: Array, axis_name: AxisName) -> Array:
+    """-log p_y of rows in any floating-point dtype."""
+    return _nll_and_sums(logits, labels, axis_name)[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _nll_and_sums(logits: Array, labels: Array, axis_name: AxisName) -> tuple[Array, LabelSums]:
+    """The loss, and what its derivative takes from the rows, which counts as constants."""
+    sums = _label_sums(logits, labels, axis_name)
+    return ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0], sums
+
+
+@_nll_and_sums.defjvp
+def _nll_and_sums_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Any:
+    loss, sums = _nll_and_sums(*primals, axis_name)
+    tangent = _nll_tangent(primals[0], sums, primals[1], tangents[0], axis_name)
+    return (loss, sums), (tangent, jax.tree.map(jnp.zeros_like, sums))
+
+
+@tangent_map
+def _nll_tangent(
+    logits: Array, sums: LabelSums, labels: Array, dlogits: Array, axis_name: AxisName
+) -> Array:
+    gradient = _nll_gradient(logits, sums, labels, axis_name)
+    return row_sum(gradient * widen(dlogits), axis_name)[..., 0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def nll(logits: Array, labels: Array, blank: Array, axis_name: AxisName) -> Array:
-    """-log p_y of rows in any floating-point dtype."""
-    return _nll_of(logits, _label_sums(logits, labels, blank, axis_name), labels, blank, axis_name)
-
-
-@nll.defjvp
-def _nll_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
-    logits, labels, blank = primals
-    sums = _label_sums(lax.stop_gradient(logits), labels, blank, axis_name)
-
-    def of(logits: Array) -> Array:
-        return _nll_of(logits, sums, labels, blank, axis_name)
-
-    return jax.jvp(of, (logits,), tangents[:1])
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _nll_of(
-    logits: Array, sums: LabelSums, labels: Array, blank: Array, axis_name: AxisName
-) -> Array:
-    """-log p_y from a row's sums. They count as constants: the derivative is that of the whole."""
-    del logits, labels, blank, axis_name  # the derivative needs them
-    return ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0]
-
-
-@_nll_of.defjvp
-def _nll_of_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
-    gradient = _nll_gradient(*primals, axis_name)
-    return _nll_of(*primals, axis_name), row_sum(gradient * widen(tangents[0]), axis_name)[..., 0]
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _nll_gradient(
-    logits: Array, sums: LabelSums, labels: Array, blank: Array, axis_name: AxisName
-) -> Array:
+def _nll_gradient(logits: Array, sums: LabelSums, labels: Array, axis_name: AxisName) -> Array:
     """p - one_hot(y), which at the label is minus the sum of the others' p."""
-    del blank
     # Behind the barrier the exponentials are computed again: keeping them takes memory and time.
     exps = _exp_below(*lax.optimization_barrier((logits, sums.largest)))
     scale = sums.factor / (1.0 + sums.excess)
     return jnp.where(label_mask(logits.shape, labels, axis_name), -sums.others, exps) * scale
 
 
-@_nll_gradient.defjvp
-def _nll_gradient_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
-    return _nll_gradient(*primals, axis_name), _probs_jvp(axis_name, primals, tangents)[1]
+derivatives(
+    _nll_gradient,
+    lambda dlogits, _, logits, sums, __, axis_name: (
+        sums.factor * softmax_tangent(widen(logits), widen(dlogits), axis_name)
+    ),
+    None,
+    None,
+)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _probs(
-    logits: Array, sums: LabelSums, labels: Array, blank: Array, axis_name: AxisName
-) -> Array:
-    """The softmax, from a row's sums, which count as constants here too."""
-    del labels, blank, axis_name  # the derivative has the arguments that _nll_gradient has
-    exps = _exp_below(*lax.optimization_barrier((logits, sums.largest)))
-    return exps * (sums.factor / (1.0 + sums.excess))
-
-
-@_probs.defjvp
-def _probs_jvp(axis_name: AxisName, primals: Any, tangents: Any) -> Pair:
-    z, dz, p = widen(primals[0]), widen(tangents[0]), _probs(*primals, axis_name)
-    return p, p * log_softmax_tangent(z, p, dz, axis_name)
-
-
-def _label_sums(logits: Array, labels: Array, blank: Array, axis_name: AxisName) -> LabelSums:
+def _label_sums(logits: Array, labels: Array, axis_name: AxisName) -> LabelSums:
     """Reduce the rows. The sum leaves the label out, so that log1p sees all of a small loss."""
     label = _own_index(labels[..., None], logits, axis_name)
     # XLA:CPU would fuse what follows into the sum, which then takes several times as long.
@@ -127,9 +109,8 @@ def _label_sums(logits: Array, labels: Array, blank: Array, axis_name: AxisName)
     two_inf = (largest == jnp.inf) & (excess > 0.0)
     # Not >=, as the number of classes itself may not fit the labels' dtype.
     last = num_classes(logits.shape, axis_name) - 1
-    bad = two_inf | ((labels < 0) | (labels > last))[..., None]
+    bad = two_inf | (largest == -jnp.inf) | ((labels < 0) | (labels > last))[..., None]
     factor = jnp.where(bad, jnp.nan, 1.0).astype(largest.dtype)
-    factor = jnp.where(largest == -jnp.inf, blank, factor)
     return LabelSums(largest, gap, others, excess, factor)
 
 
@@ -221,26 +202,26 @@ def _index_dtype(logits: Array) -> jnp.dtype:
     return dtype if _is_at_most(logits.shape[-1], exact) else jnp.dtype(jnp.int32)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def weighted_nll(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def weighted_nll(z: Array, weights: Array, axis_name: AxisName) -> Array:
     """-sum_k c_k log p_k, with 0 log 0 = 0; no term cancels another."""
     stats = row_stats(z, axis_name)
     # Half of a gap is finite where the gap isn't.
     halves = jnp.where(z == stats.largest, 0.0, 0.5 * stats.largest - 0.5 * z)
     gaps = 2.0 * row_sum(jnp.where(weights == 0, 0.0, weights * halves), axis_name)
     loss = gaps + jnp.log1p(stats.rest) * row_sum(weights, axis_name)
-    return jnp.where(stats.largest == -jnp.inf, blank, loss)[..., 0]
+    return jnp.where(stats.largest == -jnp.inf, jnp.nan, loss)[..., 0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _surprises(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _surprises(z: Array, weights: Array, axis_name: AxisName) -> Array:
     """-log p; 0 where that is inf and weighs 0."""
-    surprises = -log_softmax_rows(z, blank, axis_name)
+    surprises = -log_softmax_rows(z, axis_name)
     return jnp.where((weights == 0) & jnp.isinf(surprises), 0.0, surprises)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _weighted_nll_gradient(z: Array, weights: Array, blank: Array, axis_name: AxisName) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _weighted_nll_gradient(z: Array, weights: Array, axis_name: AxisName) -> Array:
     """sum(c) p - c; at the maximum (sum(c) - c) p - c (1 - p), as p may be close to 1."""
     stats = row_stats(z, axis_name)
     is_max = first_max(z, axis_name)
@@ -250,45 +231,31 @@ def _weighted_nll_gradient(z: Array, weights: Array, blank: Array, axis_name: Ax
     of_all = row_sum(weights, axis_name)
     at_max = of_others * p - weights * (stats.rest / total)
     gradient = jnp.where(is_max, at_max, of_all * p - weights)
-    return jnp.where(stats.largest == -jnp.inf, blank, gradient)
+    return jnp.where(stats.largest == -jnp.inf, jnp.nan, gradient)
 
 
 def _along(slopes: Array, tangents: Array, axis_name: AxisName) -> Array:
     return row_sum(slopes * tangents, axis_name)[..., 0]
 
 
-def _log_softmax_along(dz: Array, z: Array, blank: Array, axis_name: AxisName) -> Pair:
-    """p, and the tangent of its logarithm."""
-    p = softmax_rows(z, blank, axis_name)
-    return p, log_softmax_tangent(z, p, dz, axis_name)
-
-
-def _gradient_by_z(
-    dz: Array, _: Array, z: Array, weights: Array, blank: Array, axis_name: AxisName
-) -> Array:
-    p, dlog_p = _log_softmax_along(dz, z, blank, axis_name)
-    return row_sum(weights, axis_name) * p * dlog_p
-
-
 derivatives(
     weighted_nll,
-    lambda dz, _, *args: _along(_weighted_nll_gradient(*args), dz, args[3]),
-    lambda dweights, _, *args: row_sum(times(_surprises(*args), dweights), args[3])[..., 0],
-    None,
+    lambda dz, _, *args: _along(_weighted_nll_gradient(*args), dz, args[-1]),
+    lambda dweights, _, *args: row_sum(times(_surprises(*args), dweights), args[-1])[..., 0],
 )
 derivatives(
     _surprises,
-    lambda dz, _, z, __, *rest: -_log_softmax_along(dz, z, *rest)[1],
-    None,
+    lambda dz, _, z, __, axis_name: -log_softmax_tangent(z, dz, axis_name),
     None,
 )
 derivatives(
     _weighted_nll_gradient,
-    _gradient_by_z,
-    lambda dweights, _, z, __, blank, axis_name: (
-        softmax_rows(z, blank, axis_name) * row_sum(dweights, axis_name) - dweights
+    lambda dz, _, z, weights, axis_name: (
+        row_sum(weights, axis_name) * softmax_tangent(z, dz, axis_name)
     ),
-    None,
+    lambda dweights, _, z, __, axis_name: (
+        softmax_rows(z, axis_name) * row_sum(dweights, axis_name) - dweights
+    ),
 )
 
 
@@ -301,7 +268,7 @@ def weighted_square_logsumexp(z: Array, weight: Array, axis_name: AxisName) -> A
 
 def _square_by_z(dz: Array, _: Array, z: Array, weight: Array, axis_name: AxisName) -> Array:
     lse = logsumexp_rows(z, axis_name)[..., None]
-    p = softmax_rows(z, jnp.zeros([], z.dtype), axis_name)
+    p = softmax_or_zeros(z, axis_name)
     # What lse may make infinite or large comes first, lest the product with p underflow.
     return row_sum(times(weigh(weigh(2.0 * weight, lse), p), dz), axis_name)[..., 0]
 

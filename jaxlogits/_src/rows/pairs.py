@@ -10,38 +10,34 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.mesh.reductions import row_any, row_max, row_sum
-from jaxlogits._src.rows.rows import Pair, first_max, log_softmax_tangent, row_stats, softmax_rows
+from jaxlogits._src.rows.softmax import centred, first_max, row_stats, softmax_rows, softmax_tangent
 
-Triple = tuple[Array, Array, Array]
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def kl_rows(a: Array, b: Array, blank: Array, axis_name: AxisName) -> Array:
-    """KL(p || q) of each row; ``blank`` where a row is -inf alone."""
-    return jnp.where(is_empty(a, b, axis_name), blank, compare(a, b, axis_name).kl)[..., 0]
+Pair = tuple[Array, Array]
 
 
-@functools.partial(kl_rows.defjvp, symbolic_zeros=True)
-def _kl_jvp(axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]) -> Pair:
-    a, b, blank = primals
-    da, db, _ = tangents
-    kl, p = kl_rows(a, b, blank, axis_name), softmax_rows(a, blank, axis_name)
-    tangent = jnp.zeros_like(kl)
-    if not isinstance(da, SymbolicZero):
-        of_p = centred_rows(a, log_ratio_rows(a, b, axis_name), blank, axis_name)
-        tangent -= contract(p, whole(of_p), da, axis_name)
-    if not isinstance(db, SymbolicZero):
-        tangent += contract(p, prob_difference_rows(a, b, blank, axis_name), db, axis_name)
-    return kl, tangent
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def kl_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
+    """KL(p || q) of each row; NaN where a row is -inf alone."""
+    return jnp.where(is_empty(a, b, axis_name), jnp.nan, compare(a, b, axis_name).kl)[..., 0]
+
+
+def _kl_by_a(da: Array, _: Array, a: Array, b: Array, axis_name: AxisName) -> Array:
+    of_p = centred_rows(a, log_ratio_rows(a, b, axis_name), axis_name)
+    return -contract(softmax_rows(a, axis_name), whole(of_p), da, axis_name)
+
+
+def _kl_by_b(db: Array, _: Array, a: Array, b: Array, axis_name: AxisName) -> Array:
+    difference = prob_difference_rows(a, b, axis_name)
+    return contract(softmax_rows(a, axis_name), difference, db, axis_name)
 
 
 def contract(p: Array, gradient: Array, tangent: Array, axis_name: AxisName) -> Array:
@@ -55,54 +51,43 @@ def contract(p: Array, gradient: Array, tangent: Array, axis_name: AxisName) -> 
     return row_sum(gradient * jnp.where(likely, 0.0, tangent - of_likely), axis_name)[..., 0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def prob_difference_rows(a: Array, b: Array, blank: Array, axis_name: AxisName) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def prob_difference_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
     """q - p, with all digits where the two are nearly equal."""
     rows = compare(a, b, axis_name)
     near = rows.shared & (jnp.abs(rows.log_mean) <= 1.0) & (jnp.abs(rows.log_ratio) <= 1.0)
     difference = jnp.where(near, rows.p * jnp.expm1(rows.log_ratio), rows.q - rows.p)
-    return jnp.where(is_empty(a, b, axis_name), blank, difference)
+    return jnp.where(is_empty(a, b, axis_name), jnp.nan, difference)
 
 
-@functools.partial(prob_difference_rows.defjvp, symbolic_zeros=True)
-def _prob_difference_jvp(
-    axis_name: AxisName, primals: Triple, tangents: tuple[Any, Any, Any]
-) -> Pair:
-    a, b, blank = primals
-    da, db, _ = tangents
-    difference = prob_difference_rows(a, b, blank, axis_name)
-    tangent = jnp.zeros_like(difference)
-    if not isinstance(da, SymbolicZero):
-        p = softmax_rows(a, blank, axis_name)
-        tangent -= p * log_softmax_tangent(a, p, da, axis_name)
-    if not isinstance(db, SymbolicZero):
-        q = softmax_rows(b, blank, axis_name)
-        tangent += q * log_softmax_tangent(b, q, db, axis_name)
-    return difference, tangent
+derivatives(kl_rows, _kl_by_a, _kl_by_b)
+derivatives(
+    prob_difference_rows,
+    lambda da, _, a, __, axis_name: -softmax_tangent(a, da, axis_name),
+    lambda db, _, __, b, axis_name: softmax_tangent(b, db, axis_name),
+)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def centred_rows(a: Array, c: Array, blank: Array, axis_name: AxisName) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def centred_rows(a: Array, c: Array, axis_name: AxisName) -> Array:
     """p_i (c_i - sum_j p_j c_j): the derivative of sum_j p_j c_j in a.
 
     Whatever c is where p = 0, the result is 0 there; it is 0 in all of a row where c is infinite at
     some p > 0.
     """
-    p = softmax_rows(a, blank, axis_name)
+    p = softmax_rows(a, axis_name)
     weighed = jnp.where(p == 0, 0.0, p * c)
     centred = weighed - p * row_sum(weighed, axis_name)
     return jnp.where(unbounded(a, c, axis_name), 0.0, centred)
 
 
 @centred_rows.defjvp
-def _centred_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
-    a, c, blank = primals
-    da, dc, _ = tangents
-    p = softmax_rows(a, blank, axis_name)
-    centred = centred_rows(a, c, blank, axis_name)
-    grown = centred * log_softmax_tangent(a, p, da, axis_name)
-    moved = log_softmax_tangent(a, p, dc, axis_name) - row_sum(grown, axis_name)
-    return centred, jnp.where(unbounded(a, c, axis_name), 0.0, grown + p * moved)
+def _centred_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
+    (a, c), (da, dc) = primals, tangents
+    p, value = softmax_rows(a, axis_name), centred_rows(a, c, axis_name)
+    grown = value * centred(p, da, axis_name)
+    moved = centred(p, dc, axis_name) - row_sum(grown, axis_name)
+    return value, jnp.where(unbounded(a, c, axis_name), 0.0, grown + p * moved)
 
 
 def unbounded(a: Array, c: Array, axis_name: AxisName) -> Array:

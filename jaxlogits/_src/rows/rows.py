@@ -1,30 +1,20 @@
-"""Rows ``[..., K]``: how every function of classes sees its logits, and softmax with its relatives.
+"""Rows ``[..., K]``: the door by which a caller's logits come in, and the exit for results.
 
-``rows_of`` brings the caller's logits into rows in the wide dtype, with masked classes at -inf. The
-``*_rows`` functions carry the derivatives; softmax's public functions and the losses share them.
-
-Two habits keep every result accurate at any gap between the logits:
-
-- the sum of exponentials is kept as 1 + rest, where rest leaves out one maximum, so that
-  log1p(rest) and rest / (1 + rest) stay right where the maximum has almost all of the probability;
-- tangents are taken relative to the maximum's, which softmax doesn't notice, so that 1 - p is never
-  formed for the class whose p is close to 1.
+``rows_of`` checks the logits and brings them into rows in the wide dtype, with masked classes at
+-inf. A row that is masked as a whole stands as zeros, so that no kernel has to know of it: what it
+gives is written at the exit, by ``restore`` or ``reduced``.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base import checked, checks
-from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow, wide_dtype, widen
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow, widen
 from jaxlogits._src.base.varying import require_split
-from jaxlogits._src.mesh.reductions import class_indices, row_any, row_first, row_max, row_sum
-
-Pair = tuple[Array, Array]
+from jaxlogits._src.mesh.reductions import row_any, row_max, row_sum
 
 # From the caller's arrays to rows and back.
 
@@ -35,7 +25,7 @@ class Rows(NamedTuple):
     logits: Array  # [..., K], in the caller's dtype, masked classes at -inf
     z: Array  # the same in the wide dtype, once: so that its gradient is rounded once, too
     mask: Array | None  # [..., K], the classes that count, or None for all of them
-    blank: Array  # what a row of -inf gives: NaN by its own logits, 0 where the mask made it so
+    empty: Array | None  # [..., 1], the rows that are masked as a whole, or None for no mask
     axes: tuple[int, ...]
     like: Array  # the caller's logits
     axis_name: AxisName  # the mesh axes over which the classes are split
@@ -45,6 +35,10 @@ class Rows(NamedTuple):
         if self.mask is not None:
             rows = jnp.where(self.mask, rows, masked)
         return narrow(from_rows(rows, self.axes, self.like.shape), self.like)
+
+    def reduced(self, results: Array, empty: float = 0.0) -> Array:
+        """One result for each row, constant where a row is masked as a whole."""
+        return results if self.empty is None else jnp.where(self.empty[..., 0], empty, results)
 
 
 def rows_of(
@@ -83,15 +77,13 @@ def _as_rows(
     require_split("logits", axis_name, array)
     rows = to_rows(array, axes)
     if where is None:
-        nan = jnp.asarray(jnp.nan, wide_dtype(array))
-        return Rows(rows, widen(rows), None, nan, axes, array, axis_name)
+        return Rows(rows, widen(rows), None, None, axes, array, axis_name)
     mask = to_rows(_as_mask(where, array, axes, one_per_row), axes)
     if array.dtype.itemsize < 2:  # some of these dtypes have no -inf
         rows = widen(rows)
-    blank = jnp.where(row_any(mask, axis_name), jnp.nan, 0.0)
-    masked = jnp.where(mask, rows, -jnp.inf)
-    blank = blank.astype(wide_dtype(array))
-    return Rows(masked, widen(masked), mask, blank, axes, array, axis_name)
+    empty = ~row_any(mask, axis_name)
+    masked = jnp.where(mask, rows, jnp.where(empty, 0.0, -jnp.inf).astype(rows.dtype))
+    return Rows(masked, widen(masked), mask, empty, axes, array, axis_name)
 
 
 def _as_mask(where: ArrayLike, logits: Array, axes: tuple[int, ...], one_per_row: bool) -> Array:
@@ -124,8 +116,6 @@ def _check_rows(name: str, rows: Rows, several_inf: bool, no_class: bool) -> Non
     if not no_class:
         largest = row_max(z, axis_name)
         some = jnp.isnan(largest) | (largest > -jnp.inf)
-        if rows.mask is not None:
-            some |= ~row_any(rows.mask, axis_name)
         rule = f"{name} must be above -inf for some class of a row"
         checked.check_values(rule, largest[..., 0], some[..., 0])
 
@@ -149,147 +139,3 @@ def from_rows(rows: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Arr
 def spoiled(x: Array, bad: Array) -> Array:
     """NaN where ``bad``, in value and derivatives: a select of NaN would have derivative 0."""
     return x * jnp.where(bad, jnp.nan, 1.0).astype(x.dtype)
-
-
-# The functions of rows, with their derivatives.
-
-
-class RowStats(NamedTuple):
-    """What the exponentials of a row come from: exp(z - max) and its sum, less one maximum."""
-
-    largest: Array  # [..., 1]
-    gaps: Array  # [..., K], max - z
-    exps: Array  # [..., K], exp(-gaps)
-    rest: Array  # [..., 1], the sum of exps without one maximum; NaN if the row has two +inf
-
-
-def row_stats(z: Array, axis_name: AxisName) -> RowStats:
-    """One pass for the maximum, one for the exponentials."""
-    largest = row_max(z, axis_name)
-    at_max = z == largest
-    gaps = jnp.where(at_max, 0.0, largest - z)  # inf - inf at an infinite maximum
-    exps = jnp.exp(-gaps)
-    ties = row_sum(at_max.astype(z.dtype), axis_name)
-    rest = row_sum(jnp.where(at_max, 0.0, exps), axis_name) + (ties - 1.0)
-    two_inf = (largest == jnp.inf) & (rest > 0)
-    return RowStats(largest, gaps, exps, jnp.where(two_inf, jnp.nan, rest))
-
-
-def first_max(z: Array, axis_name: AxisName) -> Array:
-    """One-hot mask of the first maximum."""
-    return row_first(z == row_max(z, axis_name), axis_name)
-
-
-def label_mask(shape: tuple[int, ...], labels: Array, axis_name: AxisName) -> Array:
-    """One-hot mask of the labels."""
-    # Compared in the labels' own dtype: a cast could wrap a large label round to a valid one.
-    return class_indices(shape, labels.dtype, axis_name) == labels[..., None]
-
-
-def log_softmax_tangent(z: Array, p: Array, dz: Array, axis_name: AxisName) -> Array:
-    """dz_i - sum_j p_j dz_j, where both terms are first taken relative to the maximum's tangent."""
-    at_max = z == row_max(z, axis_name)
-    ties = row_sum(at_max.astype(z.dtype), axis_name)
-    # Of equal maxima the mean will do: none of them has more than half of the probability.
-    dz_max = row_sum(jnp.where(at_max, dz, 0.0), axis_name) / ties
-    # The select says once more that dz - dz is 0, for reverse mode, where the two are far apart.
-    relative = jnp.where(at_max & (ties == 1.0), 0.0, dz - dz_max)
-    return relative - row_sum(p * relative, axis_name)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def softmax_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
-    """Softmax over the last axis; ``blank`` for rows of -inf."""
-    stats = row_stats(z, axis_name)
-    return jnp.where(stats.largest == -jnp.inf, blank, stats.exps / (1.0 + stats.rest))
-
-
-@softmax_rows.defjvp
-def _softmax_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
-    z, blank = primals
-    p = softmax_rows(z, blank, axis_name)
-    return p, p * log_softmax_tangent(z, p, tangents[0], axis_name)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def softmax_complement_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
-    """1 - softmax over the last axis, accurate where the softmax is close to 1."""
-    stats = row_stats(z, axis_name)
-    total = 1.0 + stats.rest
-    complement = jnp.where(first_max(z, axis_name), stats.rest / total, 1.0 - stats.exps / total)
-    return jnp.where(stats.largest == -jnp.inf, 1.0 - blank, complement)
-
-
-@softmax_complement_rows.defjvp
-def _softmax_complement_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
-    z, blank = primals
-    p = softmax_rows(z, blank, axis_name)
-    return softmax_complement_rows(z, blank, axis_name), -p * log_softmax_tangent(
-        z, p, tangents[0], axis_name
-    )
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def log_softmax_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
-    """Log of softmax over the last axis; log(blank) for rows of -inf."""
-    stats = row_stats(z, axis_name)
-    return jnp.where(stats.largest == -jnp.inf, jnp.log(blank), -stats.gaps - jnp.log1p(stats.rest))
-
-
-@log_softmax_rows.defjvp
-def _log_softmax_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
-    z, blank = primals
-    p = softmax_rows(z, blank, axis_name)
-    return log_softmax_rows(z, blank, axis_name), log_softmax_tangent(z, p, tangents[0], axis_name)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def logsumexp_rows(z: Array, axis_name: AxisName) -> Array:
-    """Log of the sum of exponentials over the last axis, which is dropped."""
-    stats = row_stats(z, axis_name)
-    finite = stats.largest + jnp.log1p(stats.rest)
-    return jnp.where(jnp.isinf(stats.largest), stats.largest, finite)[..., 0]
-
-
-@logsumexp_rows.defjvp
-def _logsumexp_jvp(axis_name: AxisName, primals: tuple[Array], tangents: tuple[Array]) -> Pair:
-    (z,) = primals
-    p = softmax_rows(z, jnp.asarray(0.0, z.dtype), axis_name)
-    return logsumexp_rows(z, axis_name), row_sum(p * tangents[0], axis_name)[..., 0]
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def log_odds_rows(z: Array, blank: Array, axis_name: AxisName) -> Array:
-    """z_i minus the logsumexp of the others, with the first maximum treated apart."""
-    is_max = first_max(z, axis_name)
-    others = jnp.where(is_max, -jnp.inf, z)
-    stats = row_stats(others, axis_name)
-    # Leaving the second largest out of the others' sum, subtraction would cancel.
-    others_but_one = jnp.where(
-        first_max(others, axis_name), stats.rest, 1.0 + stats.rest - stats.exps
-    )
-    largest = row_max(z, axis_name)
-    gap = largest - stats.largest
-    of_max = jnp.where(stats.largest == -jnp.inf, jnp.inf, gap - jnp.log1p(stats.rest))
-    of_others = (z - largest) - jnp.log1p(others_but_one * jnp.exp(-gap))
-    log_odds = jnp.where(is_max, of_max, of_others)
-    return jnp.where(largest == -jnp.inf, jnp.log(blank), log_odds)
-
-
-@log_odds_rows.defjvp
-def _log_odds_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
-    # (dz_i - sum_j p_j dz_j) / (1 - p_i); for the maximum its limit, the softmax of the others, is
-    # used, since p_j / (1 - p_i) is 0/0 at a large gap.
-    z, blank = primals
-    (dz, _) = tangents
-    is_max = first_max(z, axis_name)
-    dz_max = row_sum(jnp.where(is_max, dz, 0.0), axis_name)
-    relative = jnp.where(is_max, 0.0, dz - dz_max)
-    among_others = softmax_rows(jnp.where(is_max, -jnp.inf, z), jnp.zeros_like(blank), axis_name)
-    of_max = -row_sum(among_others * relative, axis_name)
-    p = softmax_rows(z, blank, axis_name)
-    mean = row_sum(p * relative, axis_name)
-    of_others = (relative - mean) / jnp.where(
-        is_max, 1.0, softmax_complement_rows(z, blank, axis_name)
-    )
-    return log_odds_rows(z, blank, axis_name), jnp.where(is_max, of_max, of_others)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxlogits._src.base import checked, checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.mesh.reductions import num_classes, row_any
-from jaxlogits._src.rows.rows import Rows, label_mask, to_rows
+from jaxlogits._src.rows.rows import Rows, to_rows
+from jaxlogits._src.rows.softmax import label_mask
 
 
 def label_rows(rows: Rows, labels: ArrayLike, dense: str = "") -> Array:
@@ -23,15 +24,16 @@ def label_rows(rows: Rows, labels: ArrayLike, dense: str = "") -> Array:
     count = num_classes(rows.z.shape, rows.axis_name)
     checks.require_index_dtype("labels", array, count)
     valid = (array >= 0) & (array <= count - 1)  # the count itself may not fit the dtype
-    if rows.mask is None:
+    if rows.mask is None or rows.empty is None:
         return checks.check_values(f"labels must be in [0, {count})", array, valid)
-    some = row_any(rows.mask, rows.axis_name)[..., 0]
-    array = checks.check_values(f"labels must be in [0, {count})", array, valid | ~some)
+    array = jnp.where(rows.empty[..., 0], jnp.zeros([], array.dtype), array)
+    valid |= rows.empty[..., 0]
+    array = checks.check_values(f"labels must be in [0, {count})", array, valid)
     if checked.is_on():
         hit = label_mask(rows.z.shape, array, rows.axis_name)
         kept = row_any(hit & rows.mask, rows.axis_name)[..., 0]
         rule = "labels must be classes that where keeps"
-        array = checks.check_values(rule, array, kept | ~valid | ~some)
+        array = checks.check_values(rule, array, kept | ~valid | rows.empty[..., 0])
     return array
 
 
@@ -39,10 +41,7 @@ def one_hot_rows(rows: Rows, labels: ArrayLike, dense: str = "") -> Array:
     """Integer labels as dense targets, NaN where they are no class index."""
     hit = label_mask(rows.z.shape, label_rows(rows, labels, dense), rows.axis_name)
     known = row_any(hit, rows.axis_name)
-    targets = jnp.where(known, hit.astype(rows.z.dtype), jnp.nan)
-    if rows.mask is None:
-        return targets
-    return jnp.where(row_any(rows.mask, rows.axis_name), targets, 0.0)
+    return jnp.where(known, hit.astype(rows.z.dtype), jnp.nan)
 
 
 def target_rows(rows: Rows, labels: ArrayLike, sparse: str = "") -> Array:

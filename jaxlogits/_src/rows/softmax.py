@@ -1,0 +1,177 @@
+"""Softmax of rows ``[..., K]`` and its relatives, with their derivatives.
+
+Two habits keep every result accurate at any gap between the logits:
+
+- the sum of exponentials is kept as 1 + rest, where rest leaves out one maximum, so that
+  log1p(rest) and rest / (1 + rest) stay right where the maximum has almost all of the probability;
+- tangents are taken relative to the maximum's, which softmax doesn't notice, so that 1 - p is never
+  formed for the class whose p is close to 1.
+
+A row of -inf has no softmax: its results are NaN, but for logsumexp's -inf.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.rules import derivatives, tangent_map
+from jaxlogits._src.mesh.reductions import class_indices, row_first, row_max, row_sum
+
+
+class RowStats(NamedTuple):
+    """What the exponentials of a row come from: exp(z - max) and its sum, less one maximum."""
+
+    largest: Array  # [..., 1]
+    gaps: Array  # [..., K], max - z
+    exps: Array  # [..., K], exp(-gaps)
+    rest: Array  # [..., 1], the sum of exps without one maximum; NaN if the row has two +inf
+
+
+def row_stats(z: Array, axis_name: AxisName) -> RowStats:
+    """One pass for the maximum, one for the exponentials."""
+    largest = row_max(z, axis_name)
+    at_max = z == largest
+    gaps = jnp.where(at_max, 0.0, largest - z)  # inf - inf at an infinite maximum
+    exps = jnp.exp(-gaps)
+    ties = row_sum(at_max.astype(z.dtype), axis_name)
+    rest = row_sum(jnp.where(at_max, 0.0, exps), axis_name) + (ties - 1.0)
+    two_inf = (largest == jnp.inf) & (rest > 0)
+    return RowStats(largest, gaps, exps, jnp.where(two_inf, jnp.nan, rest))
+
+
+def first_max(z: Array, axis_name: AxisName) -> Array:
+    """One-hot mask of the first maximum."""
+    return row_first(z == row_max(z, axis_name), axis_name)
+
+
+def label_mask(shape: tuple[int, ...], labels: Array, axis_name: AxisName) -> Array:
+    """One-hot mask of the labels."""
+    # Compared in the labels' own dtype: a cast could wrap a large label round to a valid one.
+    return class_indices(shape, labels.dtype, axis_name) == labels[..., None]
+
+
+@tangent_map
+def centred(p: Array, dz: Array, axis_name: AxisName) -> Array:
+    """dz_i - sum_j p_j dz_j, where both terms are first taken relative to the likeliest's tangent.
+
+    Like all tangent maps here it is a checkpointed function of what the backward pass has to keep.
+    """
+    at_max = p == row_max(p, axis_name)
+    ties = row_sum(at_max.astype(p.dtype), axis_name)
+    # Of equal maxima the mean will do: none of them has more than half of the probability.
+    dz_max = row_sum(jnp.where(at_max, dz, 0.0), axis_name) / ties
+    # The select says once more that dz - dz is 0, for reverse mode, where the two are far apart.
+    relative = jnp.where(at_max & (ties == 1.0), 0.0, dz - dz_max)
+    return relative - row_sum(p * relative, axis_name)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax_rows(z: Array, axis_name: AxisName) -> Array:
+    """Softmax over the last axis."""
+    largest = row_max(z, axis_name)
+    exps = jnp.exp(jnp.where(z == largest, 0.0, z - largest))  # inf - inf at an infinite maximum
+    total = row_sum(exps, axis_name)
+    unclear = (largest == -jnp.inf) | ((largest == jnp.inf) & (total > 1.0))
+    return exps / jnp.where(unclear, jnp.nan, total)
+
+
+derivatives(softmax_rows, lambda dz, p, _, axis_name: p * centred(p, dz, axis_name))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax_complement_rows(z: Array, axis_name: AxisName) -> Array:
+    """1 - softmax over the last axis, accurate where the softmax is close to 1."""
+    stats = row_stats(z, axis_name)
+    total = 1.0 + stats.rest
+    complement = jnp.where(first_max(z, axis_name), stats.rest / total, 1.0 - stats.exps / total)
+    return jnp.where(stats.largest == -jnp.inf, jnp.nan, complement)
+
+
+@tangent_map
+def softmax_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
+    """The tangent of softmax_rows."""
+    p = softmax_rows(z, axis_name)
+    return p * centred(p, dz, axis_name)
+
+
+derivatives(softmax_complement_rows, lambda dz, _, z, axis_name: -softmax_tangent(z, dz, axis_name))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def log_softmax_rows(z: Array, axis_name: AxisName) -> Array:
+    """Log of softmax over the last axis."""
+    stats = row_stats(z, axis_name)
+    log_total = jnp.where(stats.largest == -jnp.inf, jnp.nan, jnp.log1p(stats.rest))
+    return -stats.gaps - log_total
+
+
+@tangent_map
+def log_softmax_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
+    """The tangent of log_softmax_rows."""
+    return centred(softmax_rows(z, axis_name), dz, axis_name)
+
+
+derivatives(log_softmax_rows, lambda dz, _, z, axis_name: log_softmax_tangent(z, dz, axis_name))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def logsumexp_rows(z: Array, axis_name: AxisName) -> Array:
+    """Log of the sum of exponentials over the last axis, which is dropped."""
+    stats = row_stats(z, axis_name)
+    finite = stats.largest + jnp.log1p(stats.rest)
+    return jnp.where(jnp.isinf(stats.largest), stats.largest, finite)[..., 0]
+
+
+@tangent_map
+def _mean_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
+    return row_sum(softmax_or_zeros(z, axis_name) * dz, axis_name)[..., 0]
+
+
+def softmax_or_zeros(z: Array, axis_name: AxisName) -> Array:
+    """Softmax over the last axis, 0 in a row of -inf."""
+    return jnp.where(row_max(z, axis_name) == -jnp.inf, 0.0, softmax_rows(z, axis_name))
+
+
+derivatives(logsumexp_rows, lambda dz, _, z, axis_name: _mean_tangent(z, dz, axis_name))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def log_odds_rows(z: Array, axis_name: AxisName) -> Array:
+    """z_i minus the logsumexp of the others, with the first maximum treated apart."""
+    is_max = first_max(z, axis_name)
+    others = jnp.where(is_max, -jnp.inf, z)
+    stats = row_stats(others, axis_name)
+    # Leaving the second largest out of the others' sum, subtraction would cancel.
+    others_but_one = jnp.where(
+        first_max(others, axis_name), stats.rest, 1.0 + stats.rest - stats.exps
+    )
+    largest = row_max(z, axis_name)
+    gap = largest - stats.largest
+    of_max = jnp.where(stats.largest == -jnp.inf, jnp.inf, gap - jnp.log1p(stats.rest))
+    of_others = (z - largest) - jnp.log1p(others_but_one * jnp.exp(-gap))
+    log_odds = jnp.where(is_max, of_max, of_others)
+    return jnp.where(largest == -jnp.inf, jnp.nan, log_odds)
+
+
+@tangent_map
+def _log_odds_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
+    """(dz_i - sum_j p_j dz_j) / (1 - p_i).
+
+    For the maximum its limit, the softmax of the others, as p_j / (1 - p_i) is 0/0 at a large gap.
+    """
+    is_max = first_max(z, axis_name)
+    dz_max = row_sum(jnp.where(is_max, dz, 0.0), axis_name)
+    relative = jnp.where(is_max, 0.0, dz - dz_max)
+    among_others = softmax_or_zeros(jnp.where(is_max, -jnp.inf, z), axis_name)
+    of_max = -row_sum(among_others * relative, axis_name)
+    mean = row_sum(softmax_rows(z, axis_name) * relative, axis_name)
+    missed = jnp.where(is_max, 1.0, softmax_complement_rows(z, axis_name))
+    return jnp.where(is_max, of_max, (relative - mean) / missed)
+
+
+derivatives(log_odds_rows, lambda dz, _, z, axis_name: _log_odds_tangent(z, dz, axis_name))
