@@ -52,7 +52,7 @@ def logsumexp(
         Array(0.6931, dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
-    return rows.reduced(logsumexp_rows(rows.z, axis_name), -jnp.inf)
+    return rows.reduced(logsumexp_rows(rows.logits, axis_name), -jnp.inf)
 
 
 @program("axis", "axis_name")
@@ -91,7 +91,7 @@ def softmax(
         Array([0.6652, 0.2447, 0.09  ], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    return rows.restore(softmax_rows(rows.z, axis_name), masked=0.0)
+    return rows.restore(softmax_rows(rows.logits, axis_name), masked=0.0)
 
 
 @program("axis", "axis_name")
@@ -131,7 +131,7 @@ def log_softmax(
         Array([-2.0611537e-09, -2.0000000e+01], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    return rows.restore(log_softmax_rows(rows.z, axis_name), masked=-jnp.inf)
+    return rows.restore(log_softmax_rows(rows.logits, axis_name), masked=-jnp.inf)
 
 
 @program("axis", "axis_name")

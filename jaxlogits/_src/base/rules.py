@@ -37,19 +37,26 @@ def derivatives(fn: Any, *partials: Any) -> None:
         terms = [
             partial(tangent, value, *primals, *static)
             for partial, tangent in zip(partials, tangents, strict=True)
-            if not (partial is None or tangent is None or isinstance(tangent, SymbolicZero))
+            if not (partial is None or tangent is None or is_symbolic_zero(tangent))
         ]
         return value, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(value)
 
 
-def tangent_map(fn: F) -> F:
-    """A map of tangents as a checkpointed function of arrays and, last, a static argument.
+def is_symbolic_zero(tangent: Any) -> bool:
+    """Whether a rule with symbolic zeros is told that an argument doesn't change."""
+    return isinstance(tangent, SymbolicZero)
 
-    The backward pass keeps these arrays and makes the masks and sums in between again.
+
+def checkpointed(fn: F) -> F:
+    """A decorator: the backward pass keeps the arguments alone, and makes the rest again.
+
+    For functions of arrays and, under these names, static arguments: maps of tangents, and what is
+    quickly computed. The masks in between would take more than the arguments do.
     """
-    static = len(inspect.signature(fn).parameters) - 1
-    checkpointed: Any = functools.wraps(fn)(jax.checkpoint(fn, static_argnums=(static,)))
-    return checkpointed  # type: ignore[no-any-return]
+    names = inspect.signature(fn).parameters
+    static = tuple(i for i, name in enumerate(names) if name in ("power", "greatest", "axis_name"))
+    run: Any = functools.wraps(fn)(jax.checkpoint(fn, static_argnums=static))
+    return run  # type: ignore[no-any-return]
 
 
 def times(slope: Array, tangent: Array) -> Array:

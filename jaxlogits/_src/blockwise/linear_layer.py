@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits._src.base import checked, checks
 from jaxlogits._src.base.checks import describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype, widen
+from jaxlogits._src.base.rules import is_symbolic_zero
 from jaxlogits._src.base.varying import is_bound, require_apart, require_split, vary_over
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
 from jaxlogits._src.decoding.shaping import capped
@@ -185,11 +185,11 @@ def _product(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Array
         z = product(hidden, kernel)
         dz = jnp.zeros_like(z)
         is_bfloat16 = hidden.dtype == jnp.bfloat16
-        if not isinstance(dhidden, SymbolicZero):
+        if not is_symbolic_zero(dhidden):
             # The logits' derivative is rounded to bfloat16, or the kernel would become float32.
             least = hidden.dtype if is_bfloat16 else dtype
             dz = dz + dot(dhidden, kernel, (1, 0), least).astype(dtype)
-        if not isinstance(dkernel, SymbolicZero):
+        if not is_symbolic_zero(dkernel):
             # Transposed by hand, behind a barrier, because XLA:CPU multiplies faster then.
             rows = lax.optimization_barrier(hidden.T).astype(dtype)
             rounded = is_bfloat16 and precision is None

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from jaxlogits._src.base.dtypes import Array, wide_dtype
+from jaxlogits._src.base.rules import is_symbolic_zero
 from jaxlogits._src.base.varying import varying_axes, zeros
 from jaxlogits._src.blockwise.kept import kept
 from jaxlogits._src.blockwise.plan import Leaves, Operands, Plan, scan_blocks
@@ -259,8 +259,7 @@ def _inner(gradient: Array, tangent: Array, like: Array) -> Array:
 
 
 def _has_tangent(tangent: Any) -> bool:
-    is_zero = isinstance(tangent, SymbolicZero)
-    return not (tangent is None or is_zero or tangent.dtype == jax.dtypes.float0)
+    return not (tangent is None or is_symbolic_zero(tangent) or tangent.dtype == jax.dtypes.float0)
 
 
 def _active(tangents: Any) -> list[int]:

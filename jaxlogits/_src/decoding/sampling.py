@@ -8,7 +8,6 @@ It is added to logits below their maximum, as what is added to 1e7 would be roun
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.mesh.explicit import with_whole_rows
 from jaxlogits._src.mesh.reductions import num_classes, row_argmax, row_max, row_sum, row_top_k
 from jaxlogits._src.rows.nll import nll
@@ -256,9 +256,7 @@ def _cleaned(z: Array, unclear: Array) -> Array:
     return jnp.where(unclear, 0.0, z)
 
 
-@_cleaned.defjvp
-def _cleaned_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
-    return _cleaned(*primals), tangents[0]
+derivatives(_cleaned, lambda dz, *_: dz, None)
 
 
 def _usable(rows: Rows) -> Array:

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
-from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow, widen
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow, wide_dtype, widen
 from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.log_odds import tanh_half
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_max
 from jaxlogits._src.rows.quotients import quotient, tempered
 from jaxlogits._src.rows.rows import rows_of, spoiled
-
-Pair = tuple[Array, Array]
 
 
 @program(cap=Option(Range(above=0)))
@@ -49,9 +48,13 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
     """
     array = checks.as_floating("logits", logits)
     checks.check_no_nan("logits", array)
-    z = widen(array)
-    bound = checks.as_row_option("cap", cap, z.dtype, z.shape[:-1])
-    return narrow(capped(z, bound), array)
+    bound = checks.as_row_option("cap", cap, wide_dtype(array), array.shape[:-1])
+    return narrow(_soft_capped(array, bound), array)
+
+
+@checkpointed
+def _soft_capped(array: Array, bound: Array) -> Array:
+    return capped(widen(array), bound)
 
 
 def capped(z: Array, bound: Array) -> Array:
@@ -70,13 +73,21 @@ def _scaled_tanh(z: Array, bound: Array) -> Array:
     return bound * tanh_half(2.0 * quotient(z, bound))
 
 
-@_scaled_tanh.defjvp
-def _scaled_tanh_jvp(primals: Pair, tangents: Pair) -> Pair:
-    (z, bound), (dz, dbound) = primals, tangents
+def _tanh_and_slope(u: Array) -> tuple[Array, Array]:
+    return jax.jvp(lambda u: tanh_half(2.0 * u), (u,), (jnp.ones_like(u),))
+
+
+def _tanh_by_z(dz: Array, _: Array, z: Array, bound: Array) -> Array:
+    return _tanh_and_slope(quotient(z, bound))[1] * dz
+
+
+def _tanh_by_bound(dbound: Array, _: Array, z: Array, bound: Array) -> Array:
     u = quotient(z, bound)
-    tanh, slope = jax.jvp(lambda u: tanh_half(2.0 * u), (u,), (jnp.ones_like(u),))
-    of_bound = tanh - jnp.where(slope == 0, 0.0, u * slope)
-    return _scaled_tanh(z, bound), slope * dz + of_bound * dbound
+    tanh, slope = _tanh_and_slope(u)
+    return (tanh - jnp.where(slope == 0, 0.0, u * slope)) * dbound
+
+
+derivatives(_scaled_tanh, _tanh_by_z, _tanh_by_bound)
 
 
 @program("axis", "axis_name", temperature=Option(Range(0)))
@@ -123,15 +134,19 @@ def apply_temperature(
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
     checks.require_infinity("logits", rows.like)
-    z = rows.z
-    scale = checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
-    greedy = scale == 0
-    scale += greedy.astype(z.dtype)
-    warm = tempered(z, scale, float(jnp.finfo(rows.like.dtype).max), axis_name)
+    scale = checks.as_row_option("temperature", temperature, rows.z.dtype, rows.z.shape[:-1])
+    greatest = float(jnp.finfo(rows.like.dtype).max)
+    return rows.restore(_at_temperature(rows.logits, scale, greatest, axis_name), -jnp.inf)
+
+
+@checkpointed
+def _at_temperature(logits: Array, scale: Array, greatest: float, axis_name: AxisName) -> Array:
+    z, greedy = widen(logits), scale == 0
+    warm = tempered(z, scale + greedy.astype(z.dtype), greatest, axis_name)
     largest = row_max(z, axis_name)  # NaN if one is
     at_limit = greedy & (largest > -jnp.inf)
     shaped = jnp.where(at_limit, jnp.where(z == largest, 0.0, -jnp.inf), warm)
-    return rows.restore(spoiled(shaped, greedy & jnp.isnan(largest)), -jnp.inf)
+    return spoiled(shaped, greedy & jnp.isnan(largest))
 
 
 @program(penalty=Option(Range(above=0)))
@@ -217,24 +232,31 @@ def adjust_prior(logits: ArrayLike, source_prior: ArrayLike, target_prior: Array
     """
     array = checks.as_floating("logits", logits)
     checks.check_no_nan("logits", array)
-    z = widen(array)
+    dtype = wide_dtype(array)
     source, target = (
-        checks.broadcast_to(name, checks.as_real(name, prior).astype(z.dtype), z.shape)
+        checks.broadcast_to(name, checks.as_real(name, prior).astype(dtype), array.shape)
         for name, prior in (("source_prior", source_prior), ("target_prior", target_prior))
     )
     for name, prior in (("source_prior", source), ("target_prior", target)):
         checks.check_values(f"{name} must be at least 0", prior, prior >= 0, "at")
-    removed = (z == -jnp.inf) | ((target == 0) & (source >= 0))
-    known = removed | ((source > 0) & (target > 0) & ~jnp.isnan(z))
+    removed = (array == -jnp.inf) | ((target == 0) & (source >= 0))
     rule = "source_prior must be above 0 where target_prior is"
     checks.check_values(rule, source, removed | (source != 0), "at")
+    return narrow(_prior_adjusted(array, source, target), array)
+
+
+@checkpointed
+def _prior_adjusted(array: Array, source: Array, target: Array) -> Array:
+    z = widen(array)
+    removed = (z == -jnp.inf) | ((target == 0) & (source >= 0))
+    known = removed | ((source > 0) & (target > 0) & ~jnp.isnan(z))
 
     def log_of(prior: Array) -> Array:
         return jnp.log(jnp.where(removed, 1.0, prior))
 
     adjusted = jnp.where(removed, 0.0, z) + (log_of(target) - log_of(source))
     adjusted = jnp.where(known & jnp.isfinite(z), _within(adjusted, array), adjusted)
-    return narrow(spoiled(jnp.where(removed, -jnp.inf, adjusted), ~known), array)
+    return spoiled(jnp.where(removed, -jnp.inf, adjusted), ~known)
 
 
 def _within(x: Array, like: Array) -> Array:

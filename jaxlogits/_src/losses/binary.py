@@ -16,7 +16,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.base.rules import derivatives, product, spread, times, weigh
+from jaxlogits._src.base.rules import checkpointed, derivatives, product, spread, times, weigh
 from jaxlogits._src.log_odds import sigmoid, softplus
 
 
@@ -219,6 +219,7 @@ class _Powers(NamedTuple):
         return self.all - self.nll - self.slope - self.curve
 
 
+@checkpointed
 def _binary_focal(x: Array, y: Array, gamma: Array) -> Array:
     """Cross entropy times u**gamma."""
     return _term(x, y, gamma, _Powers(nll=1, all=1))

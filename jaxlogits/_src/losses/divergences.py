@@ -6,8 +6,6 @@ equal rows: a distilled model that is almost trained, or a policy after one step
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -16,28 +14,14 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, wide_dtype, widen
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.base.rules import derivatives, times
+from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.base.varying import vary, varying_axes
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_sum
-from jaxlogits._src.rows.pairs import (
-    below_max,
-    centred_rows,
-    compare,
-    contract,
-    is_empty,
-    kl_rows,
-    prob_difference_rows,
-    unbounded,
-    whole,
-    without_inf,
-)
-from jaxlogits._src.rows.quotients import cooled
-from jaxlogits._src.rows.rows import Rows, rows_of, spoiled
-from jaxlogits._src.rows.softmax import centred, row_stats, softmax_or_zeros, softmax_rows
-
-Pair = tuple[Array, Array]
-Triple = tuple[Array, Array, Array]
+from jaxlogits._src.rows.entropy import cross_entropy_rows, entropy_rows, tempered_rows
+from jaxlogits._src.rows.mixtures import js_rows
+from jaxlogits._src.rows.pairs import kl_rows, prob_difference_rows
+from jaxlogits._src.rows.rows import Rows, rows_of
 
 
 @program("axis", "axis_name")
@@ -78,7 +62,7 @@ def entropy(
         Array([6.931472e-01, 9.836625e-21], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
-    return rows.reduced(_entropy_rows(rows.z, axis_name))
+    return rows.reduced(entropy_rows(rows.z, axis_name))
 
 
 @program("axis", "axis_name")
@@ -173,7 +157,7 @@ def jensen_shannon_divergence(
     """
     p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
     w = checks.as_option("weight", weight, p.z.dtype)
-    return p.reduced(_js_rows(p.z, q.z, w, axis_name))
+    return p.reduced(js_rows(p.z, q.z, w, axis_name))
 
 
 @program("axis", "axis_name")
@@ -273,9 +257,9 @@ def softmax_cross_entropy_with_teacher_logits(
         "logits", logits, "teacher_logits", teacher_logits, axis, where, axis_name
     )
     scale = checks.as_option("temperature", temperature, student.z.dtype)
-    t = _tempered(teacher.z, scale, axis_name)
+    t = tempered_rows(teacher.z, scale, axis_name)
     # In eighths, as the sum over classes may be beyond the greatest number where T times it isn't.
-    eighth = _cross_entropy_rows(t, student.z, scale, axis_name)
+    eighth = cross_entropy_rows(t, student.z, scale, axis_name)
     return student.reduced(8.0 * (scale * eighth))
 
 
@@ -309,170 +293,4 @@ def _size(x: Array) -> Array:
     return jnp.abs(x)
 
 
-@_size.defjvp
-def _size_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Pair:
-    (x,) = primals
-    return _size(x), jnp.sign(x) * tangents[0]
-
-
-# Entropy and cross entropy.
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _entropy_rows(z: Array, axis_name: AxisName) -> Array:
-    """-sum_k p_k log p_k of each row."""
-    stats = row_stats(z, axis_name)
-    p = stats.exps / (1.0 + stats.rest)
-    gaps = jnp.where(p == 0, 0.0, p * stats.gaps)
-    total = row_sum(gaps, axis_name) + jnp.log1p(stats.rest)
-    return jnp.where(stats.largest == -jnp.inf, jnp.nan, total)[..., 0]
-
-
-def _entropy_by_z(dz: Array, _: Array, z: Array, axis_name: AxisName) -> Array:
-    eighths = below_max(without_inf(z, axis_name), axis_name)
-    gradient = whole(centred_rows(z, eighths, axis_name))
-    return -contract(softmax_rows(z, axis_name), gradient, dz, axis_name)
-
-
-derivatives(_entropy_rows, _entropy_by_z)
-
-
-def _tempered(z: Array, scale: Array, axis_name: AxisName) -> Array:
-    """(z - max(z)) / T, where no class becomes impossible that isn't."""
-    known = without_inf(z, axis_name)
-    below = spoiled(cooled(z, scale, axis_name), jnp.isnan(known))
-    lowest = float(jnp.finfo(z.dtype).min)
-    return jnp.where((below == -jnp.inf) & (known > -jnp.inf) & (scale > 0), lowest, below)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _cross_entropy_rows(a: Array, b: Array, scale: Array, axis_name: AxisName) -> Array:
-    """An eighth of -scale sum_k p_k log q_k, with 0 log 0 = 0, for q = softmax(b / scale).
-
-    As sum_k p_k (max(b) - b_k) + scale log1p(rest): over a small scale the logits may overflow.
-    """
-    p = softmax_rows(a, axis_name)
-    known = without_inf(b, axis_name)
-    gaps = -row_sum(jnp.where(p == 0, 0.0, p * below_max(known, axis_name)), axis_name)
-    rest = row_stats(_tempered(b, scale, axis_name), axis_name).rest
-    total = gaps + scale * (jnp.log1p(rest) / 8.0)
-    total = jnp.where(unbounded(a, known, axis_name), jnp.inf, total)
-    return jnp.where(is_empty(a, b, axis_name), jnp.nan, total)[..., 0]
-
-
-def _cross_entropy_by_a(
-    da: Array, _: Array, a: Array, b: Array, __: Array, axis_name: AxisName
-) -> Array:
-    eighths = below_max(without_inf(b, axis_name), axis_name)
-    gradient = centred_rows(a, eighths, axis_name)
-    return -contract(softmax_rows(a, axis_name), gradient, da, axis_name)
-
-
-def _cross_entropy_by_b(
-    db: Array, _: Array, a: Array, b: Array, scale: Array, axis_name: AxisName
-) -> Array:
-    difference = prob_difference_rows(a, _tempered(b, scale, axis_name), axis_name)
-    return contract(softmax_rows(a, axis_name), difference / 8.0, db, axis_name)
-
-
-derivatives(
-    _cross_entropy_rows,
-    _cross_entropy_by_a,
-    _cross_entropy_by_b,
-    lambda dscale, _, __, b, scale, axis_name: (
-        _entropy_rows(_tempered(b, scale, axis_name), axis_name) / 8.0 * dscale
-    ),
-)
-
-
-# Jensen and Shannon's: each distribution against the mixture m = w p + (1 - w) q.
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _js_rows(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
-    """w KL(p || m) + (1 - w) KL(q || m) of each row."""
-    of_p = _kl_to_mixture(a, b, w, axis_name)
-    of_q = _kl_to_mixture(b, a, 1.0 - w, axis_name)
-    # Where one of them is all of the mixture, the other's divergence from it may be infinite.
-    return jnp.where(w == 0, of_q, jnp.where(w == 1, of_p, w * of_p + (1.0 - w) * of_q))
-
-
-def _js_by_first(da: Array, a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
-    """By the logits that have the weight w; the mixture's own tangent cancels."""
-    gradient = centred_rows(a, _log_to_mixture(a, b, w, axis_name), axis_name)
-    return w * contract(softmax_rows(a, axis_name), gradient, da, axis_name)
-
-
-def _js_by_weight(dw: Array, _: Array, a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
-    of_p, of_q = _kl_to_mixture(a, b, w, axis_name), _kl_to_mixture(b, a, 1.0 - w, axis_name)
-    return times(of_p - of_q, dw)
-
-
-derivatives(
-    _js_rows,
-    lambda da, _, a, b, w, axis_name: _js_by_first(da, a, b, w, axis_name),
-    lambda db, _, a, b, w, axis_name: _js_by_first(db, b, a, 1.0 - w, axis_name),
-    _js_by_weight,
-)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _kl_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
-    """KL(p || m) of each row, as sum_k m_k psi(x_k) with x = p / m - 1 = (1 - w) (p - q) / m."""
-    difference = prob_difference_rows(a, b, axis_name)
-    m = w * softmax_rows(a, axis_name) + (1.0 - w) * softmax_rows(b, axis_name)
-    alone = w == 0  # then m is q
-    x = jnp.where(alone | (m == 0), 0.0, (w - 1.0) * difference / jnp.where(m == 0, 1.0, m))
-    divergence = row_sum(m * _log_minus_line(x), axis_name)
-    divergence = jnp.where(alone, compare(a, b, axis_name).kl, divergence)
-    return jnp.where(is_empty(a, b, axis_name), jnp.nan, divergence)[..., 0]
-
-
-@_kl_to_mixture.defjvp
-def _kl_to_mixture_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
-    a = primals[0]
-    p = softmax_rows(a, axis_name)
-    log_to_mixture = functools.partial(_log_to_mixture, axis_name=axis_name)
-    log_ratio, dlog_ratio = jax.jvp(log_to_mixture, primals, tangents)
-    tangent = contract(p, centred_rows(a, log_ratio, axis_name), tangents[0], axis_name)
-    tangent += row_sum(p * dlog_ratio, axis_name)[..., 0]
-    return _kl_to_mixture(*primals, axis_name), tangent
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _log_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
-    """log(p / m), from r = log(q / p) as -log(w + (1 - w) exp(r))."""
-    rows = compare(a, b, axis_name)
-    r = rows.log_ratio
-    near = -jnp.log1p((1.0 - w) * jnp.expm1(jnp.minimum(r, 1.0)))
-    tiny = float(jnp.finfo(r.dtype).tiny)
-    far = -r - jnp.log(jnp.maximum((1.0 - w) + w * jnp.exp(-jnp.maximum(r, 0.0)), tiny))
-    alone = jnp.where(rows.p > 0, -jnp.log(w), jnp.where(rows.q > 0, -jnp.inf, 0.0))
-    log_ratio = jnp.where(rows.shared, jnp.where(r <= 1.0, near, far), alone)
-    return jnp.where(is_empty(a, b, axis_name), jnp.nan, log_ratio)
-
-
-@_log_to_mixture.defjvp
-def _log_to_mixture_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
-    (a, b, w), (da, db, dw) = primals, tangents
-    of_p, of_q = _log_to_mixture(a, b, w, axis_name), _log_to_mixture(b, a, 1.0 - w, axis_name)
-    dlog_p, dlog_q = (
-        centred(softmax_or_zeros(z, axis_name), dz, axis_name) for z, dz in ((a, da), (b, db))
-    )
-    share_q = (1.0 - w) * jnp.exp(of_q)
-    return of_p, share_q * (dlog_p - dlog_q) + (jnp.exp(of_q) - jnp.exp(of_p)) * dw
-
-
-def _log_minus_line(x: Array) -> Array:
-    """psi(x) = (1 + x) log(1 + x) - x for x >= -1, which is x**2 / 2 near 0."""
-    near = (x >= -2.0 / 3.0) & (x <= 2.0)
-    inner = jnp.where(near, x, 0.0)
-    s = inner / (2.0 + inner)  # log(1 + x) = 2 atanh(s), 1 + x = (1 + s) / (1 - s)
-    terms = 26 if x.dtype == jnp.float64 else 12  # the next one is under half an ulp at 1/2
-    series = jnp.full_like(x, 1.0 / (2 * terms + 1))
-    for n in range(2 * terms - 1, 1, -2):
-        series = series * (s * s) + 1.0 / n
-    bent = 2.0 * s * s * (1.0 + (1.0 + s) * s * series) / (1.0 - s)
-    outer = jnp.where(near, 1.0, jnp.maximum(x, -1.0))
-    plain = jnp.where(outer == -1.0, 1.0, (1.0 + outer) * jnp.log1p(outer) - outer)
-    return jnp.where(near, bent, plain)
+derivatives(_size, lambda dx, _, x: jnp.sign(x) * dx)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName
-from jaxlogits._src.base.rules import derivatives, times, weigh
+from jaxlogits._src.base.rules import checkpointed, derivatives, times, weigh
 from jaxlogits._src.mesh.reductions import num_classes, row_max, row_sum
 from jaxlogits._src.rows.softmax import centred
 
@@ -34,11 +34,13 @@ def entmax_rows(z: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     return p / jnp.where(empty, jnp.nan, row_sum(p, axis_name))
 
 
+@checkpointed
 def _entmax_by_z(dz: Array, p: Array, _: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     slope = _slope(p, a, power)
     return slope * centred(_share(slope, axis_name), dz, axis_name)
 
 
+@checkpointed
 def _entmax_by_a(da: Array, p: Array, _: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     share, bend = _share(_slope(p, a, power), axis_name), _exp_a_bend(p, a)
     return (bend - share * row_sum(bend, axis_name)) * da
@@ -115,6 +117,12 @@ def _residual_rows(z: Array, y: Array, a: Array, power: int, axis_name: AxisName
     return _residual(p, y, axis_name)
 
 
+@checkpointed
+def _loss_by_z(dz: Array, z: Array, y: Array, a: Array, power: int, axis_name: AxisName) -> Array:
+    return row_sum(_residual_rows(z, y, a, power, axis_name) * dz, axis_name)[..., 0]
+
+
+@checkpointed
 def _loss_by_a(
     da: Array,
     _: Array,
@@ -142,6 +150,7 @@ def _surprise_rows(z: Array, y: Array, a: Array, power: int, axis_name: AxisName
     return jnp.where((y == 0) & (x == -jnp.inf), 0.0, _log_a(y, a) - x)
 
 
+@checkpointed
 def _surprise_by_z(
     dz: Array, _: Array, z: Array, __: Array, a: Array, power: int, axis_name: AxisName
 ) -> Array:
@@ -149,6 +158,7 @@ def _surprise_by_z(
     return -centred(_share(_slope(p, a, power), axis_name), dz, axis_name)
 
 
+@checkpointed
 def _surprise_by_a(
     da: Array, _: Array, z: Array, y: Array, a: Array, power: int, axis_name: AxisName
 ) -> Array:
@@ -177,7 +187,7 @@ derivatives(
 
 derivatives(
     entmax_loss_rows,
-    lambda dz, _, *args: row_sum(_residual_rows(*args) * dz, args[-1])[..., 0],
+    lambda dz, _, *args: _loss_by_z(dz, *args),
     lambda dy, _, z, y, a, *static: row_sum(
         times(_surprise_rows(z, y, a, *static), dy), static[-1]
     )[..., 0],

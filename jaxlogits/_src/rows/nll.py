@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName, wide_dtype, widen
-from jaxlogits._src.base.rules import derivatives, product, tangent_map, times, weigh
+from jaxlogits._src.base.rules import checkpointed, derivatives, product, times, weigh
 from jaxlogits._src.mesh.reductions import first_class, num_classes, row_max, row_sum
 from jaxlogits._src.rows.softmax import (
     first_max,
@@ -64,7 +64,7 @@ def _nll_and_sums_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Any
     return (loss, sums), (tangent, jax.tree.map(jnp.zeros_like, sums))
 
 
-@tangent_map
+@checkpointed
 def _nll_tangent(
     logits: Array, sums: LabelSums, labels: Array, dlogits: Array, axis_name: AxisName
 ) -> Array:
@@ -234,14 +234,22 @@ def _weighted_nll_gradient(z: Array, weights: Array, axis_name: AxisName) -> Arr
     return jnp.where(stats.largest == -jnp.inf, jnp.nan, gradient)
 
 
-def _along(slopes: Array, tangents: Array, axis_name: AxisName) -> Array:
-    return row_sum(slopes * tangents, axis_name)[..., 0]
+@checkpointed
+def _weighted_nll_by_z(dz: Array, z: Array, weights: Array, axis_name: AxisName) -> Array:
+    return row_sum(_weighted_nll_gradient(z, weights, axis_name) * dz, axis_name)[..., 0]
+
+
+@checkpointed
+def _weighted_nll_by_weights(
+    dweights: Array, z: Array, weights: Array, axis_name: AxisName
+) -> Array:
+    return row_sum(times(_surprises(z, weights, axis_name), dweights), axis_name)[..., 0]
 
 
 derivatives(
     weighted_nll,
-    lambda dz, _, *args: _along(_weighted_nll_gradient(*args), dz, args[-1]),
-    lambda dweights, _, *args: row_sum(times(_surprises(*args), dweights), args[-1])[..., 0],
+    lambda dz, _, *args: _weighted_nll_by_z(dz, *args),
+    lambda dweights, _, *args: _weighted_nll_by_weights(dweights, *args),
 )
 derivatives(
     _surprises,
@@ -266,6 +274,7 @@ def weighted_square_logsumexp(z: Array, weight: Array, axis_name: AxisName) -> A
     return jnp.where(lse == -jnp.inf, 0.0, product(weight, lse, lse))
 
 
+@checkpointed
 def _square_by_z(dz: Array, _: Array, z: Array, weight: Array, axis_name: AxisName) -> Array:
     lse = logsumexp_rows(z, axis_name)[..., None]
     p = softmax_or_zeros(z, axis_name)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName
-from jaxlogits._src.base.rules import derivatives
+from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import row_any, row_max, row_sum
 from jaxlogits._src.rows.softmax import centred, first_max, row_stats, softmax_rows, softmax_tangent
 
@@ -30,11 +30,13 @@ def kl_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
     return jnp.where(is_empty(a, b, axis_name), jnp.nan, compare(a, b, axis_name).kl)[..., 0]
 
 
+@checkpointed
 def _kl_by_a(da: Array, _: Array, a: Array, b: Array, axis_name: AxisName) -> Array:
     of_p = centred_rows(a, log_ratio_rows(a, b, axis_name), axis_name)
     return -contract(softmax_rows(a, axis_name), whole(of_p), da, axis_name)
 
 
+@checkpointed
 def _kl_by_b(db: Array, _: Array, a: Array, b: Array, axis_name: AxisName) -> Array:
     difference = prob_difference_rows(a, b, axis_name)
     return contract(softmax_rows(a, axis_name), difference, db, axis_name)
@@ -206,10 +208,8 @@ def log_ratio_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
     return jnp.where(row_max(b, axis_name) == -jnp.inf, jnp.nan, ratio)
 
 
-@log_ratio_rows.defjvp
-def _log_ratio_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
-    # The constant's tangent is left out: whoever uses this takes the mean off.
-    return log_ratio_rows(*primals, axis_name), (tangents[1] - tangents[0]) / _EIGHT
+# The constant's tangent is left out: whoever uses this takes the mean off.
+derivatives(log_ratio_rows, lambda da, *_: -da / _EIGHT, lambda db, *_: db / _EIGHT)
 
 
 def _exp_minus_line(x: Array) -> Array:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base import checked, checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow, widen
+from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.base.varying import require_split
 from jaxlogits._src.mesh.reductions import row_any, row_max, row_sum
 
@@ -33,7 +35,7 @@ class Rows(NamedTuple):
     def restore(self, rows: Array, masked: float) -> Array:
         """Rows of results in the layout and dtype of the logits, constant where they are masked."""
         if self.mask is not None:
-            rows = jnp.where(self.mask, rows, masked)
+            rows = _select(self.mask, rows, jnp.asarray(masked, rows.dtype))
         return narrow(from_rows(rows, self.axes, self.like.shape), self.like)
 
     def reduced(self, results: Array, empty: float = 0.0) -> Array:
@@ -82,7 +84,7 @@ def _as_rows(
     if array.dtype.itemsize < 2:  # some of these dtypes have no -inf
         rows = widen(rows)
     empty = ~row_any(mask, axis_name)
-    masked = jnp.where(mask, rows, jnp.where(empty, 0.0, -jnp.inf).astype(rows.dtype))
+    masked = _select(mask, rows, jnp.where(empty, 0.0, -jnp.inf).astype(rows.dtype))
     return Rows(masked, widen(masked), mask, empty, axes, array, axis_name)
 
 
@@ -118,6 +120,20 @@ def _check_rows(name: str, rows: Rows, several_inf: bool, no_class: bool) -> Non
         some = jnp.isnan(largest) | (largest > -jnp.inf)
         rule = f"{name} must be above -inf for some class of a row"
         checked.check_values(rule, largest[..., 0], some[..., 0])
+
+
+@jax.custom_jvp
+def _select(mask: Array, rows: Array, masked: Array) -> Array:
+    """jnp.where, of whose derivative the backward pass keeps the mask alone, and no zeros."""
+    return jnp.where(mask, rows, masked)
+
+
+@checkpointed
+def _selected(drows: Array, mask: Array) -> Array:
+    return jnp.where(mask, drows, jnp.zeros([], drows.dtype))
+
+
+derivatives(_select, None, lambda drows, _, mask, *__: _selected(drows, mask), None)
 
 
 def to_rows(array: Array, axes: tuple[int, ...]) -> Array:

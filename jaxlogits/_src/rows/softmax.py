@@ -18,8 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlogits._src.base.dtypes import Array, AxisName
-from jaxlogits._src.base.rules import derivatives, tangent_map
+from jaxlogits._src.base.dtypes import Array, AxisName, widen
+from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import class_indices, row_first, row_max, row_sum
 
 
@@ -55,7 +55,7 @@ def label_mask(shape: tuple[int, ...], labels: Array, axis_name: AxisName) -> Ar
     return class_indices(shape, labels.dtype, axis_name) == labels[..., None]
 
 
-@tangent_map
+@checkpointed
 def centred(p: Array, dz: Array, axis_name: AxisName) -> Array:
     """dz_i - sum_j p_j dz_j, where both terms are first taken relative to the likeliest's tangent.
 
@@ -72,7 +72,8 @@ def centred(p: Array, dz: Array, axis_name: AxisName) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def softmax_rows(z: Array, axis_name: AxisName) -> Array:
-    """Softmax over the last axis."""
+    """Softmax over the last axis, of rows in any floating-point dtype."""
+    z = widen(z)
     largest = row_max(z, axis_name)
     exps = jnp.exp(jnp.where(z == largest, 0.0, z - largest))  # inf - inf at an infinite maximum
     total = row_sum(exps, axis_name)
@@ -80,7 +81,14 @@ def softmax_rows(z: Array, axis_name: AxisName) -> Array:
     return exps / jnp.where(unclear, jnp.nan, total)
 
 
-derivatives(softmax_rows, lambda dz, p, _, axis_name: p * centred(p, dz, axis_name))
+def _softmax_by_z(dz: Array, p: Array, z: Array, axis_name: AxisName) -> Array:
+    """From the result, or from narrower logits, which are less to keep."""
+    if z.dtype == p.dtype:
+        return p * centred(p, dz, axis_name)
+    return softmax_tangent(z, dz, axis_name)
+
+
+derivatives(softmax_rows, _softmax_by_z)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -92,11 +100,11 @@ def softmax_complement_rows(z: Array, axis_name: AxisName) -> Array:
     return jnp.where(stats.largest == -jnp.inf, jnp.nan, complement)
 
 
-@tangent_map
+@checkpointed
 def softmax_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
     """The tangent of softmax_rows."""
     p = softmax_rows(z, axis_name)
-    return p * centred(p, dz, axis_name)
+    return p * centred(p, widen(dz), axis_name)
 
 
 derivatives(softmax_complement_rows, lambda dz, _, z, axis_name: -softmax_tangent(z, dz, axis_name))
@@ -104,16 +112,16 @@ derivatives(softmax_complement_rows, lambda dz, _, z, axis_name: -softmax_tangen
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def log_softmax_rows(z: Array, axis_name: AxisName) -> Array:
-    """Log of softmax over the last axis."""
-    stats = row_stats(z, axis_name)
+    """Log of softmax over the last axis, of rows in any floating-point dtype."""
+    stats = row_stats(widen(z), axis_name)
     log_total = jnp.where(stats.largest == -jnp.inf, jnp.nan, jnp.log1p(stats.rest))
     return -stats.gaps - log_total
 
 
-@tangent_map
+@checkpointed
 def log_softmax_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
     """The tangent of log_softmax_rows."""
-    return centred(softmax_rows(z, axis_name), dz, axis_name)
+    return centred(softmax_rows(z, axis_name), widen(dz), axis_name)
 
 
 derivatives(log_softmax_rows, lambda dz, _, z, axis_name: log_softmax_tangent(z, dz, axis_name))
@@ -121,15 +129,15 @@ derivatives(log_softmax_rows, lambda dz, _, z, axis_name: log_softmax_tangent(z,
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def logsumexp_rows(z: Array, axis_name: AxisName) -> Array:
-    """Log of the sum of exponentials over the last axis, which is dropped."""
-    stats = row_stats(z, axis_name)
+    """Log of the sum of exponentials over the last axis, of rows in any floating-point dtype."""
+    stats = row_stats(widen(z), axis_name)
     finite = stats.largest + jnp.log1p(stats.rest)
     return jnp.where(jnp.isinf(stats.largest), stats.largest, finite)[..., 0]
 
 
-@tangent_map
+@checkpointed
 def _mean_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
-    return row_sum(softmax_or_zeros(z, axis_name) * dz, axis_name)[..., 0]
+    return row_sum(softmax_or_zeros(z, axis_name) * widen(dz), axis_name)[..., 0]
 
 
 def softmax_or_zeros(z: Array, axis_name: AxisName) -> Array:
@@ -158,7 +166,7 @@ def log_odds_rows(z: Array, axis_name: AxisName) -> Array:
     return jnp.where(largest == -jnp.inf, jnp.nan, log_odds)
 
 
-@tangent_map
+@checkpointed
 def _log_odds_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
     """(dz_i - sum_j p_j dz_j) / (1 - p_i).
 
