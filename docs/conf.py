@@ -6,7 +6,6 @@ docs/_site: the contents from docs/index.md, the pages of functions from docs/fu
 docstrings, those of examples from the programs and what they printed.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -56,7 +55,8 @@ html_favicon = "_site/static/favicon.svg"
 html_static_path = ["_site/static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
-html_baseurl = os.environ.get("SITE_URL", "")
+if pages.REPOSITORY:
+    html_baseurl = "https://{}.github.io/{}/".format(*pages.REPOSITORY.split("/"))
 templates_path = ["_site/templates"]
 html_additional_pages = {"index": "to_start.html"}
 html_copy_source = html_show_sphinx = False

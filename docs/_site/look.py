@@ -55,7 +55,7 @@ def describe(
         title = re.sub("<.+?>", "", context.get("title", ""))
         tags = {"og:title": title, "og:description": html.escape(short), "og:type": "website"}
         if app.config.html_baseurl:  # a preview's picture needs a whole address
-            tags["og:image"] = f"{app.config.html_baseurl.rstrip('/')}/_static/preview.png"
+            tags["og:image"] = f"{app.config.html_baseurl.rstrip('/')}/_images/glance-memory.png"
         lines = [f'<meta name="description" content="{tags["og:description"]}">']
         lines += [f'<meta property="{name}" content="{text}">' for name, text in tags.items()]
         context["metatags"] = context.get("metatags", "") + "\n".join(lines)

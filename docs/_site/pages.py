@@ -3,6 +3,7 @@
 import base64
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ import jaxlogits as jl
 
 ROOT = Path(__file__).parents[2]
 API, EXAMPLES = ROOT / "docs" / "api", ROOT / "docs" / "examples"
+# Known where GitHub builds the site; what isn't known isn't linked.
+REPOSITORY, REF = os.environ.get("GITHUB_REPOSITORY"), os.environ.get("GITHUB_REF_NAME")
 FUNCTION = re.compile(r"^- `(\w+)\(.*?`: (.+)", re.MULTILINE)
 EXAMPLE_LINK = re.compile(r"\]\((?:\.\./)*examples/(?:notebooks/)?([a-z]\w*)\.(?:py|ipynb)\)")
 
@@ -115,6 +118,9 @@ def figure_of(path: Path) -> str | None:
 def notebook_page(path: Path) -> Iterator[tuple[str, bytes]]:
     """The cells of a notebook with their outputs, whose pictures are files beside the page."""
     download = f"Download {{download}}`{path.name} <../../examples/notebooks/{path.name}>`."
+    if REPOSITORY and REF:
+        place = f"{REPOSITORY}/blob/{REF}/{path.relative_to(ROOT)}"
+        download += f" [Open it in Colab](https://colab.research.google.com/github/{place})."
     parts: list[str] = []
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
