@@ -13,7 +13,7 @@ WORDS: dict[str, list[str]] = {
     "docs/api/jl.jensen_shannon_divergence": ["Jensen-Shannon divergence", "JSD"],
     "docs/api/jl.keep_min_p": ["min-p"],
     "docs/api/jl.keep_top_k": ["top-k sampling"],
-    "docs/api/jl.keep_top_p": ["nucleus sampling", "top-p"],
+    "docs/api/jl.keep_top_p": ["nucleus", "nucleus sampling", "top-p"],
     "docs/api/jl.keep_typical": ["typical sampling", "locally typical sampling"],
     "docs/api/jl.logsumexp": ["log partition function", "log-sum-exp"],
     "docs/api/jl.penalize_repetition": ["repetition penalty"],
