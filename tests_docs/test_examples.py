@@ -162,7 +162,10 @@ def test_code_blocks(path: Path, doctest_namespace: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
-def test_programs_print_what_is_shown(path: Path) -> None:
+def test_programs_print_what_is_shown(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for the files that they write
     namespace: dict[str, Any] = {}
     with (
         jnp.printoptions(),

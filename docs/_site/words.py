@@ -56,6 +56,8 @@ WORDS: dict[str, list[str]] = {
     "docs/recipes/pandas": ["design matrix", "dummy variables", "pandas DataFrame"],
     "docs/recipes/perplexity-and-accuracy": ["bits per token", "perplexity", "top-k accuracy"],
     "docs/recipes/probabilities-as-logits": ["double softmax", "from_logits"],
+    "docs/recipes/reliability-diagram": ["reliability plot", "temperature scaling example"],
+    "docs/recipes/sampling-loop": ["banned tokens", "generate", "sampling loop"],
     "docs/recipes/segmentation": ["mean IoU", "semantic segmentation"],
     "docs/regression": ["confidence interval", "logistic regression", "odds ratio", "p-value"],
     "docs/sharding": ["FSDP", "tensor parallel", "vocabulary parallel"],
