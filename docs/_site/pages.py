@@ -67,7 +67,9 @@ def api_pages() -> Iterator[tuple[str, bytes]]:
         for kind, names in (("function", list(listed)), ("class", classes)):
             for name in names:
                 about = sentence(listed[name]) + "\n\n" if name in listed else ""
-                yield f"jl.{name}.md", f"# {name}\n\n{about}{autodoc(kind, name)}\n".encode()
+                others = ", ".join(f"`{other}`" for other in [*listed, *classes] if other != name)
+                also = f"\n**See also.** [{title}]({slug(title)}.md). {others}\n"
+                yield f"jl.{name}.md", f"# {name}\n\n{about}{autodoc(kind, name)}\n{also}".encode()
 
 
 def sentence(text: str) -> str:
