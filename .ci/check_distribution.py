@@ -66,10 +66,14 @@ def sdist_problems(path: Path) -> dict[str, set[str]]:
         Path(name) for name in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]
     ]
     files = {str(p) for p in included if p.is_file()} | ROOT_FILES
-    kinds = ["py", "md", "ipynb", "png", "js", "css", "html", "typed", "yml"]
+    kinds = ["py", "md", "ipynb", "png", "svg", "js", "css", "html", "txt", "typed", "yml"]
     patterns = [*(f"*.{kind}" for kind in kinds), "run"]
     files |= {str(p) for folder in included for pattern in patterns for p in folder.rglob(pattern)}
-    files = {f for f in files if not re.match(r"docs/api/|examples/output/|.*__pycache__", f)}
+    files = {
+        f
+        for f in files
+        if not re.match(r"docs/api/|docs/examples/|examples/output/|.*__pycache__", f)
+    }
     return {
         "files missing in the sdist": files - names,
         "files too many in the sdist": names - files,

@@ -9,7 +9,18 @@
 # or on a CPU, which gets smaller sizes.
 
 # %%
-# %pip install -q jaxlogits optax tqdm
+# Installs what is missing: jaxlogits from the clone that the notebook stands in, else from the
+# package index (which has it from the first release on: until then, open the notebook in a clone).
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = ["jaxlogits", "matplotlib", "optax", "tqdm"]
+if missing := [name for name in needed if find_spec(name) is None]:
+    clones = [path for path in Path.cwd().parents if (path / "jaxlogits" / "py.typed").exists()]
+    sources = [str(clones[0]) if clones and name == "jaxlogits" else name for name in missing]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *sources], check=True)
 
 # %%
 import re

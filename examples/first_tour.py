@@ -6,7 +6,18 @@
 # loss for so many classes that the array of logits would be too large.
 
 # %%
-# %pip install -q jaxlogits
+# Installs what is missing: jaxlogits from the clone that the notebook stands in, else from the
+# package index (which has it from the first release on: until then, open the notebook in a clone).
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = ["jaxlogits", "matplotlib"]
+if missing := [name for name in needed if find_spec(name) is None]:
+    clones = [path for path in Path.cwd().parents if (path / "jaxlogits" / "py.typed").exists()]
+    sources = [str(clones[0]) if clones and name == "jaxlogits" else name for name in missing]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *sources], check=True)
 
 # %%
 import jax

@@ -1,5 +1,6 @@
 """The site: what its script computes, and how it behaves in a browser, where there is one."""
 
+import html
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ import jaxlogits as jl
 
 pytestmark = pytest.mark.newest
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "docs" / "_static" / "logit.js"
+SCRIPT = ROOT / "docs" / "_site" / "static" / "logit.js"
 PHONE, DESK = (390, 800), (1400, 900)
 
 
@@ -28,10 +29,19 @@ def test_the_gallery_has_every_figure() -> None:
     assert sorted(shown) == sorted(drawn)
 
 
-def test_index_leads_to_every_page() -> None:
-    links = re.findall(r"\]\((.+?\.md)\)", (ROOT / "docs" / "index.md").read_text())
-    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
-    assert pages <= set(links)
+@pytest.mark.parametrize(("index", "folder"), [("index.md", "."), ("recipes.md", "recipes")])
+def test_index_leads_to_every_page(index: str, folder: str) -> None:
+    links = re.findall(r"\]\((.+?\.md)\)", (ROOT / "docs" / index).read_text())
+    pages = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs" / folder).glob("*.md")}
+    assert {str(page) for page in pages} - {"index.md"} <= set(links)
+
+
+def test_index_leads_to_every_example() -> None:
+    links = re.findall(r"\]\(\.\./(examples/.+?)\)", (ROOT / "docs" / "index.md").read_text())
+    notebooks = set((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+    names = {path.stem for path in notebooks}
+    programs = {path for path in (ROOT / "examples").glob("[!_]*.py") if path.stem not in names}
+    assert {str(path.relative_to(ROOT)) for path in programs | notebooks} == set(links)
 
 
 def in_node(*calls: tuple[Any, ...]) -> list[Any]:
@@ -87,20 +97,85 @@ def test_formulas_of_rows_are_the_library_s() -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built anew."""
-    pytest.importorskip("selenium")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("chromium or chromedriver is not installed")
+    pytest.importorskip("furo", reason="what builds the site isn't installed")
     target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "-c", "docs", ".", str(target)]
     subprocess.run(command, cwd=ROOT, check=True)
     return target
 
 
+# What people type, and the page that should answer.
+SEARCHES = {
+    "ignore_index": "docs/recipes/ignore-index",
+    "attention mask": "docs/recipes/ignore-index",
+    "perplexity": "docs/recipes/perplexity-and-accuracy",
+    "top-k accuracy": "docs/recipes/perplexity-and-accuracy",
+    "nucleus": "docs/api/jl.keep_top_p",
+    "nucleus sampling": "docs/api/jl.keep_top_p",
+    "top-p": "docs/api/jl.keep_top_p",
+    "repetition penalty": "docs/api/jl.penalize_repetition",
+    "ECE": "docs/api/jl.expected_calibration_error",
+    "reliability diagram": "docs/api/jl.reliability_curve",
+    "temperature scaling": "docs/api/jl.fit_temperature",
+    "softmax with temperature": "docs/api/jl.apply_temperature",
+    "conformal prediction": "docs/calibration",
+    "log-odds": "docs/what-is-a-logit",
+    "odds ratio": "docs/regression",
+    "logistic regression": "docs/regression",
+    "inverse logit": "docs/api/jl.sigmoid",
+    "expit": "docs/api/jl.sigmoid",
+    "label smoothing": "docs/api/jl.softmax_cross_entropy_with_integer_labels",
+    "CrossEntropyLoss": "docs/api/jl.softmax_cross_entropy_with_integer_labels",
+    "binary cross entropy": "docs/api/jl.sigmoid_binary_cross_entropy",
+    "KL divergence": "docs/api/jl.softmax_kl_divergence",
+    "focal loss": "docs/api/jl.sigmoid_focal_loss",
+    "class weights": "docs/recipes/class-imbalance",
+    "pos_weight": "docs/recipes/class-imbalance",
+    "knowledge distillation": "docs/recipes/distillation",
+    "gradient accumulation": "docs/recipes/gradient-accumulation",
+    "remat": "docs/recipes/gradient-accumulation",
+    "fused cross entropy": "docs/linear_head",
+    "tensor parallel": "docs/sharding",
+    "semantic segmentation": "docs/recipes/segmentation",
+    "pandas DataFrame": "docs/recipes/pandas",
+    "x64": "docs/recipes/float64",
+    "NaN": "docs/my-loss-is-nan",
+    "keep_top_p": "docs/api/jl.keep_top_p",
+}
+
+
+def test_search_answers_with_the_right_page(site: Path) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    scripts = ["_static/language_data.js", "_static/searchtools.js", "searchindex.js"]
+    nothing = (
+        "globalThis.window = globalThis; const SPHINX_HIGHLIGHT_ENABLED = false;"
+        "const _ready = () => {}, _ = (text) => text;"
+        "globalThis.document = {readyState: 'loading', addEventListener() {}, getElementById() {}};"
+    )
+    ask = (
+        "const found = (query) => Search._performSearch(...Search._parseQuery(query));"
+        "const pages = (query) => found(query).reverse().map((result) => result[0]);"
+        f"console.log(JSON.stringify({json.dumps(list(SEARCHES))}.map(pages)));"
+    )
+    program = "\n".join([nothing, *((site / script).read_text() for script in scripts), ask])
+    output = subprocess.run(["node"], input=program, capture_output=True, check=True, text=True)
+    results = dict(zip(SEARCHES, json.loads(output.stdout), strict=True))
+    missed = [
+        (query, results[query][:4])
+        for query, page in SEARCHES.items()
+        if page not in list(dict.fromkeys(results[query]))[:3]
+    ]
+    assert missed == []
+
+
 @pytest.fixture(scope="module")
 def browser(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Headless Chromium, which must not have complained in the end."""
     assert site.exists()
-    from selenium import webdriver
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("chromium or chromedriver is not installed")
+    webdriver = pytest.importorskip("selenium.webdriver")
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
@@ -212,21 +287,70 @@ def test_three_logits_are_dragged(browser: Any, site: Path) -> None:
     assert said.text == "loss −log p of a = 4.5e-5"
 
 
-def test_search_finds_what_is_there(browser: Any, site: Path) -> None:
+def test_search_shows_its_results(browser: Any, site: Path) -> None:
     from selenium.webdriver.support.wait import WebDriverWait
 
-    for query, page in (
-        ("ignore_index", "migration.html"),
-        ("keep_top_p", "api/shaping.html"),
-        ("Berkson", "what-is-a-logit.html"),
-    ):
-        at(browser, site, "docs/index.html")("input.sidebar-search").send_keys(f"{query}\n")
-        found = lambda driver: [  # noqa: E731
-            link.get_attribute("href").split("?")[0].split("#")[0]
-            for link in driver.find_elements("css selector", "ul.search li a")
-        ]
-        links = WebDriverWait(browser, 10).until(found)
-        assert any(link.endswith(page) for link in links), (query, links)
+    at(browser, site, "README.html")("input.sidebar-search").send_keys("ignore_index\n")
+    found = lambda driver: [  # noqa: E731
+        link.get_attribute("href").split("?")[0].split("#")[0]
+        for link in driver.find_elements("css selector", "ul.search li a")
+    ]
+    links = WebDriverWait(browser, 10).until(found)
+    assert links[0].endswith("recipes/ignore-index.html")
+
+
+def test_a_copied_session_has_no_prompts(browser: Any, site: Path) -> None:
+    find = at(browser, site, "docs/frameworks.html")
+    assert find(".highlight-python pre").text.startswith(">>> import jax")
+    # There is no clipboard to read: keep what the button would write to it.
+    watch = "document.execCommand = () => (window.copied = document.activeElement.value, true)"
+    browser.execute_script(watch)
+    browser.execute_script("document.querySelector('.copybtn').click()")
+    code = browser.execute_script("return window.copied")
+    assert code.startswith("import jax, jax.numpy as jnp, optax\nimport jaxlogits as jl\n")
+    assert ">>>" not in code
+    assert "\n..." not in code
+    assert "True True" not in code  # its output
+
+
+def test_code_can_be_copied_and_output_can_not(browser: Any, site: Path) -> None:
+    at(browser, site, "docs/recipes/ignore-index.html")
+    count = "return document.querySelectorAll(arguments[0]).length"
+    blocks, buttons = (
+        browser.execute_script(count, css) for css in (".highlight-python pre", ".copybtn")
+    )
+    assert blocks == buttons > 3
+
+
+def test_figures_are_dark_in_the_dark(browser: Any, site: Path) -> None:
+    styles = []
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        find = at(browser, site, "README.html")
+        styles.append(find("article img").value_of_css_property("filter"))
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert styles[0] == "none"
+    assert styles[1].startswith("invert")
+
+
+def test_pages_say_what_they_are(site: Path) -> None:
+    page = (site / "docs" / "recipes" / "distillation.html").read_text()
+    assert re.search(r'<meta name="description" content="Hinton et al', page)
+    assert re.search(r'<meta property="og:title" content="Distillation', page)
+    assert 'href="../../_static/favicon.svg' in page
+
+
+def test_signatures_are_short_and_typed(site: Path) -> None:
+    page = (site / "docs" / "api" / "jl.softmax.html").read_text()
+    signature = re.search(r"<dt class=.*?</dt>", page, re.DOTALL)[0]
+    text = " ".join(html.unescape(re.sub("<.+?>", "", signature)).split())
+    assert text.startswith(
+        "softmax( logits: ArrayLike, axis: Axis = -1, *, where: ArrayLike | None"
+    )
+    assert text.endswith("→ Array[source]¶")
+    assert "jaxlogits" not in text
+    assert not any("ForwardRef" in page.read_text() for page in (site / "docs/api").iterdir())
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
@@ -240,6 +364,6 @@ def test_no_page_is_wider_than_the_screen(browser: Any, site: Path, size: tuple[
 
 def test_pages_load_nothing_from_elsewhere(browser: Any, site: Path) -> None:
     loaded = "return performance.getEntriesByType('resource').map(entry => entry.name)"
-    for page in ("docs/index.html", "docs/what-is-a-logit.html", "docs/migration.html"):
+    for page in ("README.html", "docs/what-is-a-logit.html", "docs/migration.html"):
         at(browser, site, page)
         assert all(name.startswith("file:") for name in browser.execute_script(loaded))

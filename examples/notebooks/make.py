@@ -1,13 +1,15 @@
-"""The notebooks, from the examples of the same names.
+"""The notebooks, from the examples of the same names, with what their cells print and draw.
 
-Run: python examples/notebooks/make.py   (pip install jupytext)
+Run: python examples/notebooks/make.py   (pip install -e '.[notebooks]')
 
-Edit the example, not the notebook. A line `# %pip ...` of an example is a command in its notebook.
+Edit the example, not the notebook.
 """
 
+import os
 from pathlib import Path
 
 import jupytext
+import nbclient
 import nbformat
 
 HERE = Path(__file__).parent
@@ -16,19 +18,39 @@ MACHINES = {"first_tour": {}, "big_vocabulary_tpu": {"accelerator": "TPU"}, "log
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def notebook(name: str) -> str:
-    """The text of a notebook: the same for the same example, and without results."""
+def notebook(name: str) -> nbformat.NotebookNode:
+    """The cells of an example, without results."""
     book = jupytext.read(HERE.parent / f"{name}.py", fmt="py:percent")
     for number, cell in enumerate(book.cells):
         cell.id = f"cell-{number}"
     book.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}} | MACHINES[name]
     book.nbformat, book.nbformat_minor = 4, 5
     nbformat.validate(book)
-    return nbformat.writes(book) + "\n"
+    return book
+
+
+def run(book: nbformat.NotebookNode, folder: Path) -> None:
+    """Fill in the results, on two devices of the CPU; progress bars aren't among them."""
+    metadata = dict(book.metadata)
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    resources = {"metadata": {"path": str(folder)}}
+    client = nbclient.NotebookClient(book, timeout=300, resources=resources, coalesce_streams=True)
+    client.execute()
+    book.metadata = metadata
+    for cell in book.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
 
 
 if __name__ == "__main__":
     for name in MACHINES:
+        book = notebook(name)
+        run(book, HERE)
         path = HERE / f"{name}.ipynb"
-        path.write_text(notebook(name))
+        path.write_text(nbformat.writes(book) + "\n")
         print(path)

@@ -1,0 +1,49 @@
+"""What the package index shows: README and links of the repository that a release is built from."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("hatchling", reason="what builds the package isn't installed")
+pytestmark = pytest.mark.newest
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def metadata() -> Any:
+    spec = importlib.util.spec_from_file_location("metadata", ROOT / ".ci" / "metadata.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def filled_in(metadata: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    metadata.Links(str(ROOT), {}).update(fields)
+    return fields
+
+
+def test_a_release_has_no_relative_link(metadata: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/jaxlogits")
+    monkeypatch.setenv("GITHUB_REF_NAME", "v0.1.0")
+    fields = filled_in(metadata)
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", fields["readme"]["text"])
+    assert len(links) > 20
+    source = "https://github.com/someone/jaxlogits"
+    for picture, target in links:
+        assert target.startswith(f"{source}/{'raw' if picture else 'blob'}/v0.1.0/")
+        assert (ROOT / target.split("/v0.1.0/")[1]).exists()
+    assert fields["urls"]["Source"] == source
+    assert fields["urls"]["Documentation"] == "https://someone.github.io/jaxlogits/"
+
+
+def test_without_a_repository_readme_stays_as_it_is(
+    metadata: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    fields = filled_in(metadata)
+    assert fields["readme"]["text"] == (ROOT / "README.md").read_text()
+    assert "urls" not in fields
