@@ -73,22 +73,22 @@ from jaxlogits._src.losses.sparse import (
     sparsemax,
 )
 from jaxlogits._src.regression.fit import LogisticFit, fit_logistic, fit_multinomial
+from jaxlogits._src.regression.predict import predict_log_odds, predict_probs
 from jaxlogits._src.regression.robust import robust_covariance
 from jaxlogits._src.regression.summary import (
-    confidence_intervals,
-    odds_ratios,
-    p_values,
-    predict_log_odds,
-    predict_probs,
-    standard_errors,
-    z_values,
+    LikelihoodRatioTest,
+    LogisticSummary,
+    likelihood_ratio_test,
+    summarize,
 )
 from jaxlogits._src.softmax import class_log_odds, log_softmax, logsumexp, softmax
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LikelihoodRatioTest",
     "LogisticFit",
+    "LogisticSummary",
     "PlattFit",
     "ReliabilityCurve",
     "TemperatureFit",
@@ -103,7 +103,6 @@ __all__ = [
     "brier_score",
     "checked",
     "class_log_odds",
-    "confidence_intervals",
     "conformal_set",
     "conformal_threshold",
     "entmax",
@@ -124,6 +123,7 @@ __all__ = [
     "keep_top_k",
     "keep_top_p",
     "keep_typical",
+    "likelihood_ratio_test",
     "linear_log_probs",
     "linear_softmax_cross_entropy",
     "linear_softmax_kl_divergence",
@@ -133,8 +133,6 @@ __all__ = [
     "logit",
     "logsumexp",
     "maximum_calibration_error",
-    "odds_ratios",
-    "p_values",
     "penalize_repetition",
     "poly_loss_cross_entropy",
     "predict_log_odds",
@@ -156,9 +154,8 @@ __all__ = [
     "softmax_kl_divergence",
     "softplus",
     "sparsemax",
-    "standard_errors",
+    "summarize",
     "total_variation",
-    "z_values",
 ]
 
 

@@ -589,7 +589,7 @@ def fit_multinomial(
     offset: Any = None,
     l2: float = 0.0,
 ) -> Any:
-    """Coefficients, covariance, log likelihood, deviance, converged, steps (any), separated."""
+    """The fields of a ``LogisticFit``, with any number of steps."""
     x, j = np.asarray(features, float), num_classes - 1
     truth = one_hot(labels, (len(x), num_classes))
     w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
@@ -611,7 +611,20 @@ def fit_multinomial(
     hessian += l2 * np.einsum("pq,jk->pjqk", np.eye(x.shape[1]), metric)
     covariance = np.linalg.inv(hessian.reshape(point.size, -1)).reshape(hessian.shape)
     likelihood = np.sum(w[:, None] * truth * np.log(p))
-    return point.reshape(-1, j), covariance, likelihood, -2 * likelihood, True, None, False
+    null = _null_likelihood(lambda c: _class_likelihood(c + known, truth, w), j)
+    ended = len(x), w.sum(), True, True, None, False
+    return point.reshape(-1, j), covariance, likelihood, null, -2 * likelihood, *ended
+
+
+def _class_likelihood(log_odds: Any, truth: Any, weights: Any) -> Any:
+    z = np.concatenate([np.zeros([len(log_odds), 1]), log_odds], axis=1)
+    return weights @ np.sum(truth * (z - sp.logsumexp(z, axis=1, keepdims=True)), axis=1)
+
+
+def _null_likelihood(likelihood: Callable[[Any], Any], size: int) -> Any:
+    """The largest, of an intercept alone."""
+    found = scipy.optimize.minimize(lambda c: -likelihood(c), np.zeros(size), tol=1e-12)
+    return -found.fun
 
 
 def fit_logistic(
@@ -636,33 +649,35 @@ def fit_logistic(
     p, share = sigmoid(x @ b + known), counts / n
     hessian = (x.T * (w * n * p * (1 - p))) @ x + l2 * np.eye(len(b))
     ways = sp.gammaln(n + 1) - sp.gammaln(counts + 1) - sp.gammaln(n - counts + 1)
-    likelihood = w @ (ways + counts * np.log(p) + (n - counts) * np.log1p(-p))
+
+    def likelihood(z: Any) -> Any:
+        return w @ (ways + counts * log_sigmoid(z) + (n - counts) * log_sigmoid(-z))
+
     deviance = 2 * w @ (n * (sp.rel_entr(share, p) + sp.rel_entr(1 - share, 1 - p)))
-    return b, np.linalg.inv(hessian), likelihood, deviance, True, None, False
+    null = _null_likelihood(lambda c: likelihood(c + known), 1)
+    ended = len(x), w.sum(), True, True, None, False
+    return b, np.linalg.inv(hessian), likelihood(x @ b + known), null, deviance, *ended
 
 
 # What follows from a fit, given as its coefficients [P] and their covariance.
 
 
-def standard_errors(coefficients: Any, covariance: Any) -> Any:  # noqa: ARG001
-    return np.sqrt(np.diag(np.asarray(covariance, float)))
+def summarize(coefficients: Any, covariance: Any, *, level: float = 0.95) -> Any:
+    """The leaves of a summary, of log likelihoods of -3 and -5, and twelve rows that weigh 15."""
+    b, errors = np.asarray(coefficients, float), np.sqrt(np.diag(np.asarray(covariance, float)))
+    z, reach = b / errors, scipy.stats.norm.isf((1 - level) / 2) * errors
+    p, log_p = 2 * scipy.stats.norm.sf(abs(z)), np.log(2) + scipy.stats.norm.logsf(abs(z))
+    ends = np.stack([b - reach, b + reach], axis=1)
+    by_coefficient = (b, errors, z, p, log_p, ends, np.exp(b))
+    criteria = (6 + 2 * b.size, 6 + np.log(15) * b.size)
+    return *by_coefficient, -3, -5, 1 - 3 / 5, *likelihood_ratio_test(-3, -5), *criteria, 12, 15
 
 
-def z_values(coefficients: Any, covariance: Any) -> Any:
-    return np.asarray(coefficients, float) / standard_errors(coefficients, covariance)
-
-
-def p_values(coefficients: Any, covariance: Any) -> Any:
-    return 2 * scipy.stats.norm.sf(abs(z_values(coefficients, covariance)))
-
-
-def confidence_intervals(coefficients: Any, covariance: Any, *, level: float = 0.95) -> Any:
-    reach = scipy.stats.norm.isf((1 - level) / 2) * standard_errors(coefficients, covariance)
-    return np.stack([coefficients - reach, coefficients + reach], axis=1)
-
-
-def odds_ratios(coefficients: Any, covariance: Any) -> Any:  # noqa: ARG001
-    return np.exp(np.asarray(coefficients, float))
+def likelihood_ratio_test(log_likelihood: Any, restricted: Any) -> Any:
+    """With one degree of freedom."""
+    statistic = 2 * (float(log_likelihood) - float(restricted))
+    tail = scipy.stats.chi2(1)
+    return statistic, 1, tail.sf(statistic), tail.logsf(statistic)
 
 
 def predict_log_odds(coefficients: Any, covariance: Any, features: Any, *, offset: Any = 0) -> Any:  # noqa: ARG001

@@ -10,6 +10,7 @@ import pytest
 import row_oracles as ro
 import statsmodels.api as sm
 import transforms as tf
+from cases import fit_of
 from statsmodels.stats.sandwich_covariance import cov_white_simple
 
 import jaxlogits as jl
@@ -23,7 +24,7 @@ robust_covariance = jax.jit(jl.robust_covariance, static_argnames=("weight_kind"
 
 
 def errors_of(fit: jl.LogisticFit, covariance: Array) -> np.ndarray:
-    return np.asarray(jl.standard_errors(fit._replace(covariance=covariance)))
+    return np.asarray(jl.summarize(fit._replace(covariance=covariance)).standard_errors)
 
 
 @pytest.mark.newest
@@ -132,8 +133,7 @@ def test_names_of_clusters_may_be_hashes(seven: Any) -> None:
 
 
 def covariance_of(b: Array, root: Array, x: Array, y: Array, w: Array) -> Array:
-    zero, no = jnp.zeros([]), jnp.zeros([], bool)
-    fit = jl.LogisticFit(b, root @ root.T, zero, zero, no, jnp.zeros([], jnp.int32), no)
+    fit = fit_of(b, root @ root.T)
     return jl.robust_covariance(
         fit, x, y, weights=w, clusters=jnp.array([7, -1, 7]), weight_kind="sampling"
     )

@@ -101,9 +101,10 @@ fit = jl.fit_logistic(hidden, yes, l2=1e-3)
 assert_type(fit, jl.LogisticFit)
 assert_type(jl.fit_multinomial(hidden, labels, 3).separated, jax.Array)
 fit = fit._replace(covariance=jl.robust_covariance(fit, hidden, yes))
-read = [jl.standard_errors, jl.z_values, jl.p_values, jl.odds_ratios]
-assert_type([each(fit) for each in read], list[jax.Array])
-assert_type(jl.confidence_intervals(fit, level=0.9), jax.Array)
+summary: jl.LogisticSummary = jl.summarize(fit, level=0.9)
+assert_type(summary.p_values, jax.Array)
+ratio: jl.LikelihoodRatioTest = jl.likelihood_ratio_test(fit, jl.fit_logistic(hidden[:, :1], yes))
+assert_type([ratio.p_value, summary.likelihood_ratio.log_p_value], list[jax.Array])
 assert_type(jl.predict_log_odds(fit, hidden) + jl.predict_probs(fit, hidden), jax.Array)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,22 +10,21 @@ from jax.scipy.special import gammaln
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
-from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
+from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.regression.coordinates import power_of_two
 from jaxlogits._src.regression.counts import likeliest
 from jaxlogits._src.regression.design import Counts, Design, class_design, yes_no_design
 from jaxlogits._src.regression.likelihood import (
     RowTerms,
-    Terms,
     class_terms,
-    first_step,
-    likelihood,
     num_moved,
     prepared,
     yes_no_terms,
 )
-from jaxlogits._src.regression.newton import Minimum, minimize, product, solve
+from jaxlogits._src.regression.newton import product, solve
+from jaxlogits._src.regression.null import has_constant, null_losses
+from jaxlogits._src.regression.problem import Problem, as_l2, evaluate, find_minimum, lengths
 
 
 class LogisticFit(NamedTuple):
@@ -37,8 +35,13 @@ class LogisticFit(NamedTuple):
         covariance: of their estimates, [P, P] or [P, K - 1, P, K - 1]: the inverse of the Hessian.
             NaN where the data are separated.
         log_likelihood: of the labels, without the penalty.
+        null_log_likelihood: that of an intercept alone, with the same offset, weights and trials.
         deviance: twice what the log likelihood is below that of probabilities equal to the labels;
             at least 0. Its slope in a label of 0 or 1 is infinite: a number of 1e28 or more.
+        num_rows: how many rows count, having a weight above 0.
+        total_weight: the sum of their weights, which is N where a weight repeats a row.
+        has_intercept: whether a combination of the features is the same number in all those rows,
+            as a column of ones is, so that the null model is a special case.
         converged: whether this is the maximum, to the tolerance.
         steps: how often the Hessian was computed to get there.
         separated: whether there is no maximum, as the likelihood keeps growing along a direction
@@ -48,7 +51,11 @@ class LogisticFit(NamedTuple):
     coefficients: Array
     covariance: Array
     log_likelihood: Array
+    null_log_likelihood: Array
     deviance: Array
+    num_rows: Array
+    total_weight: Array
+    has_intercept: Array
     converged: Array
     steps: Array
     separated: Array
@@ -111,17 +118,25 @@ def fit_logistic(
     loss, least = found.losses[0], jnp.sum(design.rows.weights * _entropy(design.rows.labels))
     # Both are accurate as they are computed, and differentiate as what they mean.
     deviance = _with_derivative_of(2 * found.losses[1], 2 * (loss - least))
-    log_likelihood = -loss
-    if counts is not None:
-        at_best = jnp.sum(counts.weights * likeliest(counts.yes, counts.trials))
-        ways = jnp.sum(counts.weights * _log_ways(counts))
-        log_likelihood = _with_derivative_of(at_best - found.losses[1], ways - loss)
-    return found.fit._replace(
+    fit = found.fit._replace(
         coefficients=found.fit.coefficients[:, 0],
         covariance=found.fit.covariance[:, 0, :, 0],
-        log_likelihood=log_likelihood,
         deviance=deviance,
     )
+    if counts is None:
+        return fit
+    return fit._replace(
+        log_likelihood=_of_counts(counts, found.losses),
+        null_log_likelihood=_of_counts(counts, found.null_losses),
+        total_weight=jnp.sum(counts.weights),
+    )
+
+
+def _of_counts(counts: Counts, losses: Array) -> Array:
+    """The log likelihood of counts, in any order, from the losses of their shares."""
+    at_best = jnp.sum(counts.weights * likeliest(counts.yes, counts.trials))
+    ways = jnp.sum(counts.weights * _log_ways(counts))
+    return _with_derivative_of(at_best - losses[1], ways - losses[0])
 
 
 def _with_derivative_of(value: Array, number: Array) -> Array:
@@ -201,17 +216,7 @@ def fit_multinomial(
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     design = class_design(features, labels, num_classes, weights, offset)
     metric = jnp.eye(num_classes - 1, dtype=design.rows.features.dtype) - 1 / num_classes
-    fit, _ = _fit(class_terms, design, l2, metric, max_steps, tolerance)
-    return fit
-
-
-class _Problem(NamedTuple):
-    """What is minimised; the penalty of a kernel B [J, P] is sum_p l2_p (B' metric B)_pp / 2."""
-
-    design: Design
-    l2: Array | None  # [P]
-    metric: Array  # [J, J]
-    matrix: Array  # [P, P], from the coordinates of the design to those of the kernel
+    return _fit(class_terms, design, l2, metric, max_steps, tolerance).fit
 
 
 class _Found(NamedTuple):
@@ -219,6 +224,7 @@ class _Found(NamedTuple):
 
     fit: LogisticFit
     losses: Array  # [L]
+    null_losses: Array  # [L]
 
 
 def _fit(
@@ -229,91 +235,44 @@ def _fit(
     max_steps: int,
     tolerance: ArrayLike | None,
 ) -> _Found:
-    rows, penalty = design.rows, _as_l2(l2, design.rows.features)
+    rows, penalty = design.rows, as_l2(l2, design.rows.features)
     num_features, num_outputs, dtype = rows.features.shape[1], len(metric), metric.dtype
     # Weights of 1e-9 are unit weights and a factor that belongs to the sums and the covariance.
     unit = lax.stop_gradient(power_of_two(jnp.max(rows.weights, initial=0)))
     design = design._replace(rows=rows._replace(weights=rows.weights / unit))
     design = prepared(design, num_outputs)
     penalty = None if penalty is None else penalty / unit
-    problem = _Problem(design, penalty, metric, design.coordinates.matrix())
-    eps = jnp.finfo(dtype).eps
-    goal = jnp.sqrt(eps) if tolerance is None else checks.as_option("tolerance", tolerance, dtype)
-    # Above the rounding of a gradient that adds up so many rows.
-    coarse = jnp.sqrt(jnp.maximum(goal**1.5, 16 * eps * jnp.sqrt(jnp.sum(design.rows.weights))))
-    minimum = _minimize(row_terms, problem, max_steps, goal, coarse)
+    problem = Problem(design, penalty, metric, design.coordinates.matrix())
+    length = lengths(tolerance, design.rows.weights)
+    minimum = find_minimum(row_terms, problem, max_steps, length)
     total = jnp.sum(minimum.point)
     rule = "features must be finite, and no column a combination of others"
     checks.check_values(rule, total, jnp.isfinite(total))
 
-    losses, _, hessian = _evaluate(row_terms, problem, minimum.point)
+    losses, _, hessian = evaluate(row_terms, problem, minimum.point)
     covariance = solve(hessian, jnp.eye(len(hessian), dtype=dtype))
     # Far out along a separating direction both gradient and Hessian fall like exp(-log-odds), and
     # the step between them stays a change of 1 in the log-odds, until the Hessian is singular.
     moved = num_moved(design, minimum.last.reshape(num_outputs, num_features)) > 0
     singular = jnp.any(jnp.isnan(covariance)) & jnp.all(jnp.isfinite(hessian))
-    free = minimum.converged & (minimum.last @ product(hessian, minimum.last) <= coarse**2)
+    free = minimum.converged & (minimum.last @ product(hessian, minimum.last) <= length.coarse**2)
     separated = moved & (singular | free)
     covariance = jnp.where(separated, jnp.nan, covariance) / unit
     by_class = covariance.reshape(num_outputs, num_features, num_outputs, num_features)
     half = jnp.tensordot(problem.matrix, by_class, (1, 1), precision=lax.Precision.HIGHEST)
     full = jnp.tensordot(half, problem.matrix, (3, 1), precision=lax.Precision.HIGHEST)
-    losses = losses * unit
+    losses, without = unit * losses, unit * null_losses(row_terms, design, num_outputs)
     fit = LogisticFit(
-        product(problem.matrix, minimum.point.reshape(num_outputs, num_features).T),
-        full.transpose(0, 1, 3, 2),
-        -losses[0],
-        2 * losses[0],
-        minimum.converged & ~separated,
-        minimum.steps,
-        separated,
+        coefficients=product(problem.matrix, minimum.point.reshape(num_outputs, num_features).T),
+        covariance=full.transpose(0, 1, 3, 2),
+        log_likelihood=-losses[0],
+        null_log_likelihood=-without[0],
+        deviance=2 * losses[0],
+        num_rows=jnp.sum(rows.weights > 0, dtype=jnp.int32),
+        total_weight=jnp.sum(rows.weights),
+        has_intercept=has_constant(design),
+        converged=minimum.converged & ~separated,
+        steps=minimum.steps,
+        separated=separated,
     )
-    return _Found(fit, losses)
-
-
-def _minimize(
-    row_terms: RowTerms, problem: _Problem, max_steps: int, tolerance: Array, coarse: Array
-) -> Minimum:
-    """The minimum, from that of a parabola that touches the likelihood where log-odds are 0."""
-    gradient, hessian = first_step(row_terms, problem.design, len(problem.metric))
-    if problem.l2 is not None:
-        hessian += _penalty(problem, jnp.zeros_like(gradient))[1]
-    size, steps = gradient.size, checks.as_integer("max_steps", max_steps)
-    found = minimize(
-        functools.partial(_evaluate, row_terms),
-        lax.stop_gradient(-solve(hessian.reshape(size, size), gradient.reshape(size))),
-        problem,
-        max_steps=checks.as_option("max_steps", steps, jnp.dtype(jnp.int32)) - 1,
-        tolerance=tolerance,
-        coarse=coarse,
-    )
-    return found._replace(steps=found.steps + 1)
-
-
-def _evaluate(row_terms: RowTerms, problem: _Problem, point: Array) -> Terms:
-    """The losses, and the gradient and the Hessian of what is minimised, at the kernel [J P]."""
-    size = len(point)
-    kernel = point.reshape(len(problem.metric), -1)
-    losses, gradient, hessian = likelihood(row_terms, problem.design, kernel)
-    if problem.l2 is not None:
-        pull, stiffness = _penalty(problem, kernel)
-        gradient, hessian = gradient + pull, hessian + stiffness
-    return losses, gradient.reshape(size), hessian.reshape(size, size)
-
-
-def _penalty(problem: _Problem, kernel: Array) -> tuple[Array, Array]:
-    """The gradient [J, P] and the Hessian [J, P, J, P] of the penalty."""
-    l2 = jnp.zeros_like(kernel[0]) if problem.l2 is None else problem.l2
-    square = product(problem.matrix.T * l2[None, :], problem.matrix)
-    gradient = product(problem.metric, product(kernel, square))
-    return gradient, problem.metric[:, None, :, None] * square[None, :, None, :]
-
-
-def _as_l2(value: ArrayLike, features: Array) -> Array | None:
-    """The penalty of each feature, or None where it is switched off in Python."""
-    if checks.is_zero(value):
-        return None
-    array = widen(checks.as_real("l2", value), features.dtype)
-    checks.check_values("l2 must be at least 0", array, array >= 0, "for feature")
-    array = jnp.where(array >= 0, array, jnp.nan)
-    return checks.broadcast_to("l2", array, features.shape[1:])
+    return _Found(fit, losses, without)
