@@ -221,6 +221,7 @@ def fit_of(coefficients: Any, covariance: Any, **fields: Any) -> jl.LogisticFit:
         "num_rows": jnp.int32(12),
         "total_weight": jnp.float32(15.0),
         "has_intercept": jnp.bool_(True),
+        "firth": jnp.bool_(False),
         "converged": jnp.bool_(True),
         "steps": jnp.int32(5),
         "separated": jnp.bool_(False),

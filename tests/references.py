@@ -612,7 +612,7 @@ def fit_multinomial(
     covariance = np.linalg.inv(hessian.reshape(point.size, -1)).reshape(hessian.shape)
     likelihood = np.sum(w[:, None] * truth * np.log(p))
     null = _null_likelihood(lambda c: _class_likelihood(c + known, truth, w), j)
-    ended = len(x), w.sum(), True, True, None, False
+    ended = len(x), w.sum(), True, False, True, None, False
     return point.reshape(-1, j), covariance, likelihood, null, -2 * likelihood, *ended
 
 
@@ -655,7 +655,7 @@ def fit_logistic(
 
     deviance = 2 * w @ (n * (sp.rel_entr(share, p) + sp.rel_entr(1 - share, 1 - p)))
     null = _null_likelihood(lambda c: likelihood(c + known), 1)
-    ended = len(x), w.sum(), True, True, None, False
+    ended = len(x), w.sum(), True, False, True, None, False
     return b, np.linalg.inv(hessian), likelihood(x @ b + known), null, deviance, *ended
 
 

@@ -161,7 +161,8 @@ def test_separated_data_have_likelihoods() -> None:
     summary = jl.summarize(fit)
     for number in (summary.standard_errors, summary.p_values, summary.confidence_intervals):
         assert jnp.isnan(number).all()
-    for test in (summary.likelihood_ratio, jl.likelihood_ratio_test(fit, null)):
+    tests: list[jl.LikelihoodRatioTest] = [summary.likelihood_ratio]
+    for test in (*tests, jl.likelihood_ratio_test(fit, null)):
         # The log likelihood comes as near to 0 as the tolerance has it.
         np.testing.assert_allclose(test.statistic, 12 * np.log(2), rtol=1e-5)
 

@@ -97,7 +97,7 @@ threshold = jl.conformal_threshold(jl.aps_scores(z, key=key), labels, 0.9)
 assert_type(jl.conformal_set(jl.aps_scores(z), threshold), jax.Array)
 
 # Regression.
-fit = jl.fit_logistic(hidden, yes, l2=1e-3)
+fit = jl.fit_logistic(hidden, yes, l2=1e-3, firth=True)
 assert_type(fit, jl.LogisticFit)
 assert_type(jl.fit_multinomial(hidden, labels, 3).separated, jax.Array)
 fit = fit._replace(covariance=jl.robust_covariance(fit, hidden, yes))

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.regression.design import Design, Rows
 from jaxlogits._src.regression.likelihood import RowTerms, Terms, likelihood
-from jaxlogits._src.regression.newton import solve
-from jaxlogits._src.regression.problem import Problem, find_minimum, lengths
+from jaxlogits._src.regression.newton import minimize, product, solve
+from jaxlogits._src.regression.problem import (
+    Problem,
+    evaluate,
+    evaluate_all,
+    find_minimum,
+    lengths,
+)
+
+RowEvaluate = Callable[[RowTerms, Problem, Array], Terms]
 
 
 def null_losses(row_terms: RowTerms, design: Design, num_outputs: int) -> Array:
@@ -40,19 +51,48 @@ def _label_weights(rows: Rows, num_classes: int) -> Array:
     return jnp.sum(jnp.where(is_class, w[None, :], 0), axis=1)
 
 
-def has_constant(design: Design) -> Array:
-    """Whether a combination of the features is 1 in each row that counts, to rounding."""
+def constant_of(design: Design) -> tuple[Array, Array]:
+    """A combination [P] of the features that is 1, and whether it is in each row that counts."""
     rows = lax.stop_gradient(design.rows)._replace(offset=None)
     design = lax.stop_gradient(design)._replace(rows=rows)
     num_features, dtype = rows.features.shape[1], rows.features.dtype
-    if num_features == 0:
-        return jnp.zeros([], bool)
     kernel = jnp.zeros([1, num_features], dtype)
+    if num_features == 0:
+        return kernel[0], jnp.zeros([], bool)
     for _ in range(2):  # the second for what the rounding of the first leaves
         _, gradient, hessian = likelihood(_distance_from_1, design, kernel)
         kernel -= solve(hessian.reshape(num_features, num_features), gradient[0])[None, :]
     (left,), _, _ = likelihood(_distance_from_1, design, kernel)
-    return left <= (64 * jnp.finfo(dtype).eps) ** 2 * jnp.sum(rows.weights)
+    return kernel[0], left <= (64 * jnp.finfo(dtype).eps) ** 2 * jnp.sum(rows.weights)
+
+
+def firth_null(row_terms: RowTerms, problem: Problem, constant: Array) -> Array:
+    """The kernel [J P] of an intercept alone that is likeliest by the information of all features.
+
+    This is the hypothesis that the other coefficients are 0, under the same prior.
+    """
+    num_outputs = len(problem.metric)
+
+    def along(evaluate: RowEvaluate, args: tuple[Problem, Array], intercepts: Array) -> Terms:
+        problem, constant = args
+        losses, gradient, hessian = evaluate(row_terms, problem, kernel(constant, intercepts))
+        wide = hessian.reshape(num_outputs, len(constant), num_outputs, len(constant))
+        by_output = product(gradient.reshape(num_outputs, -1), constant)
+        return losses, by_output, jnp.einsum("jpkq,p,q->jk", wide, constant, constant)
+
+    def kernel(constant: Array, intercepts: Array) -> Array:
+        return (intercepts[:, None] * constant[None, :]).reshape(-1)
+
+    length = lengths(None, problem.design.rows.weights, linear=True)
+    found = minimize(
+        functools.partial(along, evaluate),
+        jnp.zeros([num_outputs], constant.dtype),
+        (problem, constant),
+        max_steps=100,
+        tolerance=length.goal,
+        exact=functools.partial(along, evaluate_all),
+    )
+    return kernel(constant, found.point)
 
 
 def _distance_from_1(x: Array, labels: Array) -> Terms:  # noqa: ARG001

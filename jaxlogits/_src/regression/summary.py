@@ -142,7 +142,8 @@ def likelihood_ratio_test(fit: LogisticFit, restricted: LogisticFit) -> Likeliho
 
     Returns:
         A ``LikelihoodRatioTest``. NaN where one of the fits ended early, or the restricted one
-        can't be that: it has other rows, another weight or a larger likelihood.
+        can't be that: it has other rows, another weight or a larger likelihood. So it is with
+        Firth's penalty, as fewer features have another prior.
 
     Raises:
         TypeError: for anything but fits.
@@ -162,7 +163,7 @@ def likelihood_ratio_test(fit: LogisticFit, restricted: LogisticFit) -> Likeliho
     if degrees <= 0:
         sizes = f"{restricted.coefficients.size} and {fit.coefficients.size}"
         raise ValueError(f"restricted must have fewer coefficients than fit, got {sizes}")
-    ended = _has_ended(fit) & _has_ended(restricted)
+    ended = _has_ended(fit) & _has_ended(restricted) & ~fit.firth & ~restricted.firth
     change = jnp.abs(fit.total_weight - restricted.total_weight)
     same = (fit.num_rows == restricted.num_rows) & (change <= 1e-4 * fit.total_weight)
     return _ratio_test(fit.log_likelihood, restricted.log_likelihood, degrees, ended & same)
