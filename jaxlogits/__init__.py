@@ -72,6 +72,7 @@ from jaxlogits._src.losses.sparse import (
     entmax_loss_with_integer_labels,
     sparsemax,
 )
+from jaxlogits._src.regression.delta import Estimate, delta_method
 from jaxlogits._src.regression.fit import LogisticFit, fit_logistic, fit_multinomial
 from jaxlogits._src.regression.predict import predict_log_odds, predict_probs
 from jaxlogits._src.regression.robust import robust_covariance
@@ -86,6 +87,7 @@ from jaxlogits._src.softmax import class_log_odds, log_softmax, logsumexp, softm
 __version__ = "0.1.0"
 
 __all__ = [
+    "Estimate",
     "LikelihoodRatioTest",
     "LogisticFit",
     "LogisticSummary",
@@ -105,6 +107,7 @@ __all__ = [
     "class_log_odds",
     "conformal_set",
     "conformal_threshold",
+    "delta_method",
     "entmax",
     "entmax_loss",
     "entmax_loss_with_integer_labels",

@@ -248,6 +248,13 @@ def ratio_test(log_likelihood: Any, restricted: Any) -> Any:
     return jl.likelihood_ratio_test(*fits)
 
 
+def mean_probability(coefficients: Any, covariance: Any, features: Any) -> Any:
+    def of(fit: jl.LogisticFit) -> Any:
+        return jl.predict_probs(fit, features).mean()
+
+    return jl.delta_method(of, fit_of(coefficients, covariance))
+
+
 def checked_loss(logits: Any, labels: Any) -> Any:
     return jl.checked(jl.softmax_cross_entropy_with_integer_labels)(logits, labels)
 
@@ -432,5 +439,11 @@ CASES = [
     of_fits("predict_log_odds", args={"features": FEATURES}, optional={"offset": MANY[:, 1]}),
     of_fits("predict_probs", args={"features": FEATURES}, optional={"offset": MANY[:, 1]}),
     of_fits("robust_covariance", args={"features": FEATURES, "labels": YES}),
+    Case(
+        "delta_method",
+        {"coefficients": COEFFICIENTS, "covariance": COVARIANCE, "features": FEATURES},
+        call=mean_probability,
+        oracle=references.mean_probability,
+    ),
 ]
 NAMES = {case.name for case in CASES}

@@ -693,3 +693,10 @@ def robust_covariance(coefficients: Any, covariance: Any, features: Any, labels:
     x, c = np.asarray(features, float), np.asarray(covariance, float)
     scores = x * (predict_probs(coefficients, c, x) - labels)[:, None] @ c
     return len(x) / (len(x) - len(c)) * scores.T @ scores
+
+
+def mean_probability(coefficients: Any, covariance: Any, features: Any) -> Any:
+    """With its standard error."""
+    p = predict_probs(coefficients, covariance, features)
+    slope = np.mean((p * (1 - p))[:, None] * np.asarray(features, float), axis=0)
+    return p.mean(), np.sqrt(slope @ np.asarray(covariance, float) @ slope)

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "checked": "base/test_checked.py",
     "conformal_set": "calibration/test_conformal.py",
     "conformal_threshold": "calibration/test_conformal.py",
+    "delta_method": "regression/test_delta.py",
     "entmax": "losses/test_sparse.py",
     "entmax_loss": "losses/test_sparse.py",
     "entmax_loss_with_integer_labels": "losses/test_sparse.py",

@@ -105,6 +105,8 @@ summary: jl.LogisticSummary = jl.summarize(fit, level=0.9)
 assert_type(summary.p_values, jax.Array)
 ratio: jl.LikelihoodRatioTest = jl.likelihood_ratio_test(fit, jl.fit_logistic(hidden[:, :1], yes))
 assert_type([ratio.p_value, summary.likelihood_ratio.log_p_value], list[jax.Array])
+effect: jl.Estimate = jl.delta_method(lambda fit: jl.predict_probs(fit, hidden), fit)
+assert_type(effect.standard_error, jax.Array)
 assert_type(jl.predict_log_odds(fit, hidden) + jl.predict_probs(fit, hidden), jax.Array)
 
 
