@@ -14,11 +14,18 @@ from jaxlogits._src.blockwise.linear_head import (
     linear_softmax_kl_divergence,
 )
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
+from jaxlogits._src.calibration.binary import (
+    BinaryReliabilityCurve,
+    binary_brier_score,
+    binary_calibration_error,
+    binary_reliability_curve,
+)
 from jaxlogits._src.calibration.conformal import aps_scores, conformal_set, conformal_threshold
 from jaxlogits._src.calibration.errors import (
     ReliabilityCurve,
     adaptive_calibration_error,
     brier_score,
+    classwise_calibration_error,
     expected_calibration_error,
     maximum_calibration_error,
     reliability_curve,
@@ -87,6 +94,7 @@ from jaxlogits._src.softmax import class_log_odds, log_softmax, logsumexp, softm
 __version__ = "0.1.0"
 
 __all__ = [
+    "BinaryReliabilityCurve",
     "Estimate",
     "LikelihoodRatioTest",
     "LogisticFit",
@@ -99,12 +107,16 @@ __all__ = [
     "adjust_prior",
     "apply_temperature",
     "aps_scores",
+    "binary_brier_score",
+    "binary_calibration_error",
+    "binary_reliability_curve",
     "blockwise_map",
     "blockwise_mean",
     "blockwise_sum",
     "brier_score",
     "checked",
     "class_log_odds",
+    "classwise_calibration_error",
     "conformal_set",
     "conformal_threshold",
     "delta_method",

@@ -479,16 +479,47 @@ def reliability_curve(
     confidence, right = _graded(z, labels)
     bins = np.ceil(confidence * num_bins).astype(int) - 1
     sums = [np.bincount(bins, w * x, num_bins) for x in (confidence, right, np.ones(len(z)))]
-    return sums[0] / sums[2], sums[1] / sums[2], sums[2]
+    return sums[0] / sums[2], sums[1] / sums[2], sums[2], np.linspace(0, 1, num_bins + 1)
+
+
+@quiet
+def binary_reliability_curve(
+    logits: Any, labels: Any, *, where: Any = None, weights: Any = None, num_bins: int = 15
+) -> tuple[Any, Any, Any, Any]:
+    x, y, w = _rows_that_count(logits, labels, where, weights)
+    p = sigmoid(x)
+    bins = np.maximum(np.ceil(p * num_bins).astype(int) - 1, 0)
+    sums = [np.bincount(bins, w * x, num_bins) for x in (p, y, np.ones(len(p)))]
+    return sums[0] / sums[2], sums[1] / sums[2], sums[2], np.linspace(0, 1, num_bins + 1)
+
+
+def binary_calibration_error(logits: Any, labels: Any, **options: Any) -> Any:
+    probability, rate, weight, _ = binary_reliability_curve(logits, labels, **options)
+    return np.nansum(weight * abs(rate - probability)) / np.sum(weight)
+
+
+def binary_brier_score(logits: Any, labels: Any, *, where: Any = None, weights: Any = None) -> Any:
+    x, y, w = _rows_that_count(logits, labels, where, weights)
+    return w @ np.square(sigmoid(x) - y) / w.sum()
+
+
+def classwise_calibration_error(logits: Any, labels: Any, **options: Any) -> Any:
+    """By the binary errors of all classes."""
+    p = softmax(np.asarray(logits, float))
+    errors = [
+        binary_calibration_error(np.log(p_k) - np.log1p(-p_k), np.asarray(labels) == k, **options)
+        for k, p_k in enumerate(p.T)
+    ]
+    return np.mean(errors)
 
 
 def expected_calibration_error(logits: Any, labels: Any, **options: Any) -> Any:
-    confidence, accuracy, weight = reliability_curve(logits, labels, **options)
+    confidence, accuracy, weight, _ = reliability_curve(logits, labels, **options)
     return np.nansum(weight * abs(accuracy - confidence)) / np.sum(weight)
 
 
 def maximum_calibration_error(logits: Any, labels: Any, **options: Any) -> Any:
-    confidence, accuracy, _ = reliability_curve(logits, labels, **options)
+    confidence, accuracy, *_ = reliability_curve(logits, labels, **options)
     return np.nanmax(abs(accuracy - confidence))
 
 
@@ -511,12 +542,14 @@ def brier_score(logits: Any, labels: Any, *, where: Any = None, weights: Any = N
 
 
 @quiet
-def aps_scores(logits: Rows, *, where: Any = None) -> Any:
+def aps_scores(logits: Rows, *, where: Any = None, penalty: float = 0.0, num_free: int = 0) -> Any:
     z, p = masked(logits, where), softmax(logits, where=where)
     order = np.argsort(-z, axis=-1, kind="stable")
     ranked = np.take_along_axis(p, order, axis=-1)
     after = _sums_of_what_follows(ranked)
-    scores = -np.log(np.take_along_axis(after, np.argsort(order, axis=-1), axis=-1))
+    places = np.argsort(order, axis=-1)
+    left = np.take_along_axis(after, places, axis=-1)
+    scores = 1 - left + penalty * np.maximum(places + 1 - num_free, 0) if penalty else -np.log(left)
     return masked(np.where(np.isnan(p), NAN, scores), where, INF)
 
 

@@ -78,8 +78,8 @@ def test_hc3_is_nearly_the_jackknife() -> None:
     errors = {
         kind: errors_of(fit, robust_covariance(fit, x, y, kind=kind)) for kind in ("HC0", "HC3")
     }
-    # One step of Newton's method from the fit of all rows, instead of many.
-    assert np.all(abs(errors["HC3"] / jackknife - 1) < 0.25)
+    # One step of Newton's method from the fit of all rows, instead of many, which go farther.
+    assert np.all(errors["HC3"] < jackknife)
     assert np.all(abs(errors["HC3"] / jackknife - 1) < abs(errors["HC0"] / jackknife - 1))
 
 

@@ -88,6 +88,9 @@ metrics = [
     jl.brier_score(z, labels, weights=jnp.ones(4)),
 ]
 assert_type(metrics, list[jax.Array])
+binary: jl.BinaryReliabilityCurve = jl.binary_reliability_curve(z, z > 0)
+errors = [jl.binary_calibration_error(z, z > 0), jl.classwise_calibration_error(z, labels)]
+assert_type([*errors, jl.binary_brier_score(z, z > 0), binary.edges], list[jax.Array])
 temperature: jl.TemperatureFit = jl.fit_temperature(z, labels)
 vector: jl.VectorScalingFit = jl.fit_vector_scaling(z, labels, l2=0.1)
 platt: jl.PlattFit = jl.fit_platt(z[:, 0], yes)
