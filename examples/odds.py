@@ -72,14 +72,21 @@ def show_table(fit: jl.LogisticFit) -> None:
     table = Table(*columns, title="log-odds of malignant")
     for column in table.columns[1:]:
         column.justify = "right"
-    ends = jnp.exp(jl.confidence_intervals(fit))  # of the odds ratios
-    numbers = [fit.coefficients, jl.standard_errors(fit), jl.z_values(fit), jl.p_values(fit)]
-    numbers += [jl.odds_ratios(fit), ends[:, 0], ends[:, 1]]
+    summary = jl.summarize(fit)
+    ends = jnp.exp(summary.confidence_intervals)  # of the odds ratios
+    numbers = [summary.coefficients, summary.standard_errors, summary.z_values, summary.p_values]
+    numbers += [summary.odds_ratios, ends[:, 0], ends[:, 1]]
     formats = ["{:.3f}", "{:.3f}", "{:.2f}", "{:.1e}", "{:.2f}", "{:.2f}", "{:.2f}"]
     for i, name in enumerate(NAMES):
         table.add_row(name, *(f.format(float(x[i])) for f, x in zip(formats, numbers, strict=True)))
     Console(width=100).print(table)
     print(f"log likelihood {fit.log_likelihood:.2f} after {fit.steps} steps")
+    test = summary.likelihood_ratio
+    print(f"that of an intercept alone {summary.null_log_likelihood:.2f}", end=", ")
+    print(f"McFadden's R2 {summary.mcfadden_r2:.3f}, AIC {summary.aic:.1f}, BIC {summary.bic:.1f}")
+    # In float32 p itself is 0.
+    print(f"likelihood ratio {test.statistic:.1f}", end=", ")
+    print(f"p = 10^{test.log_p_value / jnp.log(10.0):.0f} ({test.degrees_of_freedom} d.f.)")
 
 
 # %% [markdown]
@@ -107,10 +114,8 @@ def show_bootstrap(fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
     """Print both intervals of each coefficient."""
     good = fits.coefficients[fits.converged]
     print(f"\n{len(good)} of {len(fits.converged)} bootstrap fits converged; 95 % intervals:")
-    wald, drawn = (
-        jl.confidence_intervals(fit),
-        jnp.quantile(good, jnp.array([0.025, 0.975]), axis=0),
-    )
+    wald = jl.summarize(fit).confidence_intervals
+    drawn = jnp.quantile(good, jnp.array([0.025, 0.975]), axis=0)
     print(f"{'':16}  {'by the curvature':>16}  {'by the bootstrap':>16}")
     for i, name in enumerate(NAMES):
         both = (f"{low:7.2f}  {high:7.2f}" for low, high in (wald[i], drawn[:, i]))
@@ -163,7 +168,7 @@ def show_layer(fit: jl.LogisticFit, kernel: Array, steps: int) -> None:
 def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
     """Save the figure."""
     coefficients = fits.coefficients[fits.converged]
-    intervals = jl.confidence_intervals(fit)
+    intervals = jl.summarize(fit).confidence_intervals
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
     for place, name in enumerate(MEASURED):
         i = NAMES.index(name)

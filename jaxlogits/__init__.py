@@ -14,11 +14,18 @@ from jaxlogits._src.blockwise.linear_head import (
     linear_softmax_kl_divergence,
 )
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
+from jaxlogits._src.calibration.binary import (
+    BinaryReliabilityCurve,
+    binary_brier_score,
+    binary_calibration_error,
+    binary_reliability_curve,
+)
 from jaxlogits._src.calibration.conformal import aps_scores, conformal_set, conformal_threshold
 from jaxlogits._src.calibration.errors import (
     ReliabilityCurve,
     adaptive_calibration_error,
     brier_score,
+    classwise_calibration_error,
     expected_calibration_error,
     maximum_calibration_error,
     reliability_curve,
@@ -72,23 +79,26 @@ from jaxlogits._src.losses.sparse import (
     entmax_loss_with_integer_labels,
     sparsemax,
 )
+from jaxlogits._src.regression.delta import Estimate, delta_method
 from jaxlogits._src.regression.fit import LogisticFit, fit_logistic, fit_multinomial
+from jaxlogits._src.regression.predict import predict_log_odds, predict_probs
 from jaxlogits._src.regression.robust import robust_covariance
 from jaxlogits._src.regression.summary import (
-    confidence_intervals,
-    odds_ratios,
-    p_values,
-    predict_log_odds,
-    predict_probs,
-    standard_errors,
-    z_values,
+    LikelihoodRatioTest,
+    LogisticSummary,
+    likelihood_ratio_test,
+    summarize,
 )
 from jaxlogits._src.softmax import class_log_odds, log_softmax, logsumexp, softmax
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BinaryReliabilityCurve",
+    "Estimate",
+    "LikelihoodRatioTest",
     "LogisticFit",
+    "LogisticSummary",
     "PlattFit",
     "ReliabilityCurve",
     "TemperatureFit",
@@ -97,15 +107,19 @@ __all__ = [
     "adjust_prior",
     "apply_temperature",
     "aps_scores",
+    "binary_brier_score",
+    "binary_calibration_error",
+    "binary_reliability_curve",
     "blockwise_map",
     "blockwise_mean",
     "blockwise_sum",
     "brier_score",
     "checked",
     "class_log_odds",
-    "confidence_intervals",
+    "classwise_calibration_error",
     "conformal_set",
     "conformal_threshold",
+    "delta_method",
     "entmax",
     "entmax_loss",
     "entmax_loss_with_integer_labels",
@@ -124,6 +138,7 @@ __all__ = [
     "keep_top_k",
     "keep_top_p",
     "keep_typical",
+    "likelihood_ratio_test",
     "linear_log_probs",
     "linear_softmax_cross_entropy",
     "linear_softmax_kl_divergence",
@@ -133,8 +148,6 @@ __all__ = [
     "logit",
     "logsumexp",
     "maximum_calibration_error",
-    "odds_ratios",
-    "p_values",
     "penalize_repetition",
     "poly_loss_cross_entropy",
     "predict_log_odds",
@@ -156,9 +169,8 @@ __all__ = [
     "softmax_kl_divergence",
     "softplus",
     "sparsemax",
-    "standard_errors",
+    "summarize",
     "total_variation",
-    "z_values",
 ]
 
 

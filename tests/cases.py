@@ -212,17 +212,47 @@ def of_calibration(name: str, **fields: Any) -> Case:
     return Case(name, args, oracle=getattr(references, name), **fields)
 
 
+def fit_of(coefficients: Any, covariance: Any, **fields: Any) -> jl.LogisticFit:
+    """A fit that was not computed, of twelve rows that weigh 15."""
+    usual = {
+        "log_likelihood": jnp.float32(-3.0),
+        "null_log_likelihood": jnp.float32(-5.0),
+        "deviance": jnp.float32(6.0),
+        "num_rows": jnp.int32(12),
+        "total_weight": jnp.float32(15.0),
+        "has_intercept": jnp.bool_(True),
+        "firth": jnp.bool_(False),
+        "converged": jnp.bool_(True),
+        "steps": jnp.int32(5),
+        "separated": jnp.bool_(False),
+    }
+    return jl.LogisticFit(jnp.asarray(coefficients), jnp.asarray(covariance), **usual | fields)
+
+
 def of_fits(name: str, *, args: Mapping[str, Any] = NONE, **fields: Any) -> Case:
     """What follows from a fit, as a function of its coefficients and their covariance."""
 
     def call(coefficients: Any, covariance: Any, **rest: Any) -> Any:
-        zero, no = jnp.zeros([]), jnp.zeros([], bool)
-        more = (zero, zero, no, jnp.zeros([], jnp.int32), no)
-        fit = jl.LogisticFit(jnp.asarray(coefficients), jnp.asarray(covariance), *more)
-        return getattr(jl, name)(fit, **rest)
+        return getattr(jl, name)(fit_of(coefficients, covariance), **rest)
 
     args = {"coefficients": COEFFICIENTS, "covariance": COVARIANCE, **args}
     return Case(name, args, call=call, oracle=getattr(references, name), **fields)
+
+
+def ratio_test(log_likelihood: Any, restricted: Any) -> Any:
+    """Of fits of two coefficients and one."""
+    fits = (
+        fit_of(COEFFICIENTS[:size], COVARIANCE[:size, :size], log_likelihood=likelihood)
+        for size, likelihood in ((2, log_likelihood), (1, restricted))
+    )
+    return jl.likelihood_ratio_test(*fits)
+
+
+def mean_probability(coefficients: Any, covariance: Any, features: Any) -> Any:
+    def of(fit: jl.LogisticFit) -> Any:
+        return jl.predict_probs(fit, features).mean()
+
+    return jl.delta_method(of, fit_of(coefficients, covariance))
 
 
 def checked_loss(logits: Any, labels: Any) -> Any:
@@ -362,11 +392,19 @@ CASES = [
     of_calibration("adaptive_calibration_error"),
     of_calibration("maximum_calibration_error"),
     of_calibration("brier_score"),
+    of_calibration("classwise_calibration_error"),
+    of_calibration("binary_calibration_error", args={"logits": MANY[:, 0], "labels": YES}),
+    of_calibration("binary_brier_score", args={"logits": MANY[:, 0], "labels": YES}),
+    of_calibration(
+        "binary_reliability_curve",
+        args={"logits": MANY[:, 0], "labels": YES},
+        static={"num_bins": 2},
+    ),
     of_calibration("reliability_curve", static={"num_bins": 2}),
     of_calibration("fit_temperature", infinite={"logits": POSSIBLE}, rtol=1e-4),
     of_calibration("fit_vector_scaling", options={"l2": (1.0, 0.5, 0.25)}, rtol=1e-3),
     of_calibration("fit_platt", args={"scores": MANY[:, 0], "labels": YES}, rtol=1e-3),
-    of_rows("aps_scores"),
+    of_rows("aps_scores", options={"penalty": (0.0, 0.125, 0.25), "num_free": (0, 1, 2)}),
     of_calibration(
         "conformal_threshold",
         args={"scores": MANY, "labels": TRUE},
@@ -399,13 +437,21 @@ CASES = [
         oracle=references.fit_multinomial,
         rtol=1e-3,
     ),
-    of_fits("standard_errors"),
-    of_fits("z_values"),
-    of_fits("p_values"),
-    of_fits("confidence_intervals", options={"level": (0.95, 0.9, 0.5)}),
-    of_fits("odds_ratios"),
+    of_fits("summarize", options={"level": (0.95, 0.9, 0.5)}),
+    Case(
+        "likelihood_ratio_test",
+        {"log_likelihood": np.float32(-3.0), "restricted": np.float32(-5.0)},
+        call=ratio_test,
+        oracle=references.likelihood_ratio_test,
+    ),
     of_fits("predict_log_odds", args={"features": FEATURES}, optional={"offset": MANY[:, 1]}),
     of_fits("predict_probs", args={"features": FEATURES}, optional={"offset": MANY[:, 1]}),
     of_fits("robust_covariance", args={"features": FEATURES, "labels": YES}),
+    Case(
+        "delta_method",
+        {"coefficients": COEFFICIENTS, "covariance": COVARIANCE, "features": FEATURES},
+        call=mean_probability,
+        oracle=references.mean_probability,
+    ),
 ]
 NAMES = {case.name for case in CASES}

@@ -479,16 +479,47 @@ def reliability_curve(
     confidence, right = _graded(z, labels)
     bins = np.ceil(confidence * num_bins).astype(int) - 1
     sums = [np.bincount(bins, w * x, num_bins) for x in (confidence, right, np.ones(len(z)))]
-    return sums[0] / sums[2], sums[1] / sums[2], sums[2]
+    return sums[0] / sums[2], sums[1] / sums[2], sums[2], np.linspace(0, 1, num_bins + 1)
+
+
+@quiet
+def binary_reliability_curve(
+    logits: Any, labels: Any, *, where: Any = None, weights: Any = None, num_bins: int = 15
+) -> tuple[Any, Any, Any, Any]:
+    x, y, w = _rows_that_count(logits, labels, where, weights)
+    p = sigmoid(x)
+    bins = np.maximum(np.ceil(p * num_bins).astype(int) - 1, 0)
+    sums = [np.bincount(bins, w * x, num_bins) for x in (p, y, np.ones(len(p)))]
+    return sums[0] / sums[2], sums[1] / sums[2], sums[2], np.linspace(0, 1, num_bins + 1)
+
+
+def binary_calibration_error(logits: Any, labels: Any, **options: Any) -> Any:
+    probability, rate, weight, _ = binary_reliability_curve(logits, labels, **options)
+    return np.nansum(weight * abs(rate - probability)) / np.sum(weight)
+
+
+def binary_brier_score(logits: Any, labels: Any, *, where: Any = None, weights: Any = None) -> Any:
+    x, y, w = _rows_that_count(logits, labels, where, weights)
+    return w @ np.square(sigmoid(x) - y) / w.sum()
+
+
+def classwise_calibration_error(logits: Any, labels: Any, **options: Any) -> Any:
+    """By the binary errors of all classes."""
+    p = softmax(np.asarray(logits, float))
+    errors = [
+        binary_calibration_error(np.log(p_k) - np.log1p(-p_k), np.asarray(labels) == k, **options)
+        for k, p_k in enumerate(p.T)
+    ]
+    return np.mean(errors)
 
 
 def expected_calibration_error(logits: Any, labels: Any, **options: Any) -> Any:
-    confidence, accuracy, weight = reliability_curve(logits, labels, **options)
+    confidence, accuracy, weight, _ = reliability_curve(logits, labels, **options)
     return np.nansum(weight * abs(accuracy - confidence)) / np.sum(weight)
 
 
 def maximum_calibration_error(logits: Any, labels: Any, **options: Any) -> Any:
-    confidence, accuracy, _ = reliability_curve(logits, labels, **options)
+    confidence, accuracy, *_ = reliability_curve(logits, labels, **options)
     return np.nanmax(abs(accuracy - confidence))
 
 
@@ -511,12 +542,14 @@ def brier_score(logits: Any, labels: Any, *, where: Any = None, weights: Any = N
 
 
 @quiet
-def aps_scores(logits: Rows, *, where: Any = None) -> Any:
+def aps_scores(logits: Rows, *, where: Any = None, penalty: float = 0.0, num_free: int = 0) -> Any:
     z, p = masked(logits, where), softmax(logits, where=where)
     order = np.argsort(-z, axis=-1, kind="stable")
     ranked = np.take_along_axis(p, order, axis=-1)
     after = _sums_of_what_follows(ranked)
-    scores = -np.log(np.take_along_axis(after, np.argsort(order, axis=-1), axis=-1))
+    places = np.argsort(order, axis=-1)
+    left = np.take_along_axis(after, places, axis=-1)
+    scores = 1 - left + penalty * np.maximum(places + 1 - num_free, 0) if penalty else -np.log(left)
     return masked(np.where(np.isnan(p), NAN, scores), where, INF)
 
 
@@ -589,7 +622,7 @@ def fit_multinomial(
     offset: Any = None,
     l2: float = 0.0,
 ) -> Any:
-    """Coefficients, covariance, log likelihood, deviance, converged, steps (any), separated."""
+    """The fields of a ``LogisticFit``, with any number of steps."""
     x, j = np.asarray(features, float), num_classes - 1
     truth = one_hot(labels, (len(x), num_classes))
     w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
@@ -611,7 +644,20 @@ def fit_multinomial(
     hessian += l2 * np.einsum("pq,jk->pjqk", np.eye(x.shape[1]), metric)
     covariance = np.linalg.inv(hessian.reshape(point.size, -1)).reshape(hessian.shape)
     likelihood = np.sum(w[:, None] * truth * np.log(p))
-    return point.reshape(-1, j), covariance, likelihood, -2 * likelihood, True, None, False
+    null = _null_likelihood(lambda c: _class_likelihood(c + known, truth, w), j)
+    ended = len(x), w.sum(), True, False, True, None, False
+    return point.reshape(-1, j), covariance, likelihood, null, -2 * likelihood, *ended
+
+
+def _class_likelihood(log_odds: Any, truth: Any, weights: Any) -> Any:
+    z = np.concatenate([np.zeros([len(log_odds), 1]), log_odds], axis=1)
+    return weights @ np.sum(truth * (z - sp.logsumexp(z, axis=1, keepdims=True)), axis=1)
+
+
+def _null_likelihood(likelihood: Callable[[Any], Any], size: int) -> Any:
+    """The largest, of an intercept alone."""
+    found = scipy.optimize.minimize(lambda c: -likelihood(c), np.zeros(size), tol=1e-12)
+    return -found.fun
 
 
 def fit_logistic(
@@ -636,33 +682,35 @@ def fit_logistic(
     p, share = sigmoid(x @ b + known), counts / n
     hessian = (x.T * (w * n * p * (1 - p))) @ x + l2 * np.eye(len(b))
     ways = sp.gammaln(n + 1) - sp.gammaln(counts + 1) - sp.gammaln(n - counts + 1)
-    likelihood = w @ (ways + counts * np.log(p) + (n - counts) * np.log1p(-p))
+
+    def likelihood(z: Any) -> Any:
+        return w @ (ways + counts * log_sigmoid(z) + (n - counts) * log_sigmoid(-z))
+
     deviance = 2 * w @ (n * (sp.rel_entr(share, p) + sp.rel_entr(1 - share, 1 - p)))
-    return b, np.linalg.inv(hessian), likelihood, deviance, True, None, False
+    null = _null_likelihood(lambda c: likelihood(c + known), 1)
+    ended = len(x), w.sum(), True, False, True, None, False
+    return b, np.linalg.inv(hessian), likelihood(x @ b + known), null, deviance, *ended
 
 
 # What follows from a fit, given as its coefficients [P] and their covariance.
 
 
-def standard_errors(coefficients: Any, covariance: Any) -> Any:  # noqa: ARG001
-    return np.sqrt(np.diag(np.asarray(covariance, float)))
+def summarize(coefficients: Any, covariance: Any, *, level: float = 0.95) -> Any:
+    """The leaves of a summary, of log likelihoods of -3 and -5, and twelve rows that weigh 15."""
+    b, errors = np.asarray(coefficients, float), np.sqrt(np.diag(np.asarray(covariance, float)))
+    z, reach = b / errors, scipy.stats.norm.isf((1 - level) / 2) * errors
+    p, log_p = 2 * scipy.stats.norm.sf(abs(z)), np.log(2) + scipy.stats.norm.logsf(abs(z))
+    ends = np.stack([b - reach, b + reach], axis=1)
+    by_coefficient = (b, errors, z, p, log_p, ends, np.exp(b))
+    criteria = (6 + 2 * b.size, 6 + np.log(15) * b.size)
+    return *by_coefficient, -3, -5, 1 - 3 / 5, *likelihood_ratio_test(-3, -5), *criteria, 12, 15
 
 
-def z_values(coefficients: Any, covariance: Any) -> Any:
-    return np.asarray(coefficients, float) / standard_errors(coefficients, covariance)
-
-
-def p_values(coefficients: Any, covariance: Any) -> Any:
-    return 2 * scipy.stats.norm.sf(abs(z_values(coefficients, covariance)))
-
-
-def confidence_intervals(coefficients: Any, covariance: Any, *, level: float = 0.95) -> Any:
-    reach = scipy.stats.norm.isf((1 - level) / 2) * standard_errors(coefficients, covariance)
-    return np.stack([coefficients - reach, coefficients + reach], axis=1)
-
-
-def odds_ratios(coefficients: Any, covariance: Any) -> Any:  # noqa: ARG001
-    return np.exp(np.asarray(coefficients, float))
+def likelihood_ratio_test(log_likelihood: Any, restricted: Any) -> Any:
+    """With one degree of freedom."""
+    statistic = 2 * (float(log_likelihood) - float(restricted))
+    tail = scipy.stats.chi2(1)
+    return statistic, 1, tail.sf(statistic), tail.logsf(statistic)
 
 
 def predict_log_odds(coefficients: Any, covariance: Any, features: Any, *, offset: Any = 0) -> Any:  # noqa: ARG001
@@ -678,3 +726,10 @@ def robust_covariance(coefficients: Any, covariance: Any, features: Any, labels:
     x, c = np.asarray(features, float), np.asarray(covariance, float)
     scores = x * (predict_probs(coefficients, c, x) - labels)[:, None] @ c
     return len(x) / (len(x) - len(c)) * scores.T @ scores
+
+
+def mean_probability(coefficients: Any, covariance: Any, features: Any) -> Any:
+    """With its standard error."""
+    p = predict_probs(coefficients, covariance, features)
+    slope = np.mean((p * (1 - p))[:, None] * np.asarray(features, float), axis=0)
+    return p.mean(), np.sqrt(slope @ np.asarray(covariance, float) @ slope)

@@ -465,7 +465,7 @@ RANGES: dict[str, tuple[Callable[..., Any], float]] = {
         0.0,
     ),
     "coverage of conformal_threshold": (lambda x: jl.conformal_threshold(Z, Y, x), 1.5),
-    "level of confidence_intervals": (lambda x: jl.confidence_intervals(H, level=x), 1.0),
+    "level of summarize": (lambda x: jl.summarize(H, level=x), 1.0),
     "l2 of fit_vector_scaling": (lambda x: jl.fit_vector_scaling(Z, Y, l2=x), -1.0),
     "l2 of fit_logistic": (lambda x: jl.fit_logistic(Z[:, :1], Y == 1, l2=x), -1.0),
     "l2 of fit_multinomial": (lambda x: jl.fit_multinomial(Z[:, :1], Y, 3, l2=x), -1.0),

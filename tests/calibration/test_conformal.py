@@ -42,6 +42,21 @@ def test_aps_scores() -> None:
     np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
 
 
+def test_penalties_of_raps() -> None:
+    z = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32)
+    rank = 1 + np.argsort(np.argsort(-z, axis=-1), axis=-1)
+    scores = jax.jit(lambda penalty, free: jl.aps_scores(z, penalty=penalty, num_free=free))
+    for penalty, free in ((0.25, 0), (0.1, 2), (3.0, 6)):
+        want = published(z) + penalty * np.maximum(rank - free, 0)
+        np.testing.assert_allclose(scores(penalty, free), want, rtol=2e-6)
+    # A large one cuts sets off after as many classes as are free.
+    assert (np.sum(np.asarray(scores(3.0, 2)) <= 1.5, axis=-1) <= 2).all()
+    with pytest.raises(ValueError, match="penalty must be at least 0, got -1"):
+        jl.aps_scores(z, penalty=-1.0)
+    with pytest.raises(TypeError, match="num_free must be integers"):
+        jl.aps_scores(z, penalty=1.0, num_free=1.5)
+
+
 def test_random_scores_take_off_one_share_for_each_row() -> None:
     z = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32)
     s = 1 - np.exp(-np.asarray(aps_scores(z, key=jax.random.key(0)), float))

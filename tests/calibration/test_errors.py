@@ -134,6 +134,35 @@ def test_upper_edges_belong_to_a_bin() -> None:
         np.testing.assert_array_equal(weight, np.eye(num_bins)[bin_])
 
 
+def test_edges_are_those_of_the_bins() -> None:
+    z, labels = some_rows(60, 3)
+    curve = reliability_curve(z, labels, num_bins=4)
+    np.testing.assert_array_equal(curve.edges, [0, 0.25, 0.5, 0.75, 1])
+    full = np.asarray(curve.weight) > 0
+    assert (curve.edges[:-1][full] < curve.confidence[full]).all()
+    assert (curve.confidence[full] <= curve.edges[1:][full]).all()
+
+
+@pytest.mark.newest
+def test_classwise() -> None:
+    """Of each class the error of its own probability, which the likeliest one's doesn't show."""
+    z, labels = some_rows(300, 4, np.float64)
+    p = softmax(z, axis=1)
+    errors = []
+    for k in range(4):
+        bins = np.ceil(15 * p[:, k]).astype(int) - 1
+        errors.append(abs(np.bincount(bins, (labels == k) - p[:, k])).sum() / 300)
+    with jax.enable_x64(True):
+        got = jl.classwise_calibration_error(z, labels)
+    np.testing.assert_allclose(got, np.mean(errors), rtol=1e-12)
+    # Exchanged with each other, classes 1 and 2 are as likely the likeliest.
+    z, labels = jnp.array([[1.0, 0.5, 0.0]] * 100), jnp.arange(100) % 4
+    swapped = jnp.where(labels == 1, 2, jnp.where(labels == 2, 1, labels)) % 3
+    assert jl.classwise_calibration_error(z, labels % 3) != jl.classwise_calibration_error(
+        z, swapped
+    )
+
+
 def test_netcal() -> None:
     metrics = pytest.importorskip("netcal.metrics")
     z, labels = some_rows(600, 4, np.float64)  # 40 rows in each bin of equal weight
@@ -275,13 +304,20 @@ def exact_metrics(z: Any, labels: Any, where: Any, w: Any) -> Any:
     accuracy = sum(w[i] * r for i, r in zip(rows, right, strict=True))
     largest = max(error / w[i] for error, i in zip(errors, rows, strict=True))
     sums = [sum(errors), sum(errors), total * largest, brier, mean, accuracy]
-    return np.array([*(x / total for x in sums), total], dtype=object)
+    of_classes = [
+        abs(sum(w[i] * (row[k] - (k == labels[i])) for i, row in zip(rows, p, strict=True)))
+        for k in range(2)
+    ]
+    means = [x / total for x in (*sums, sum(of_classes) / 2)]
+    return np.array([*means[:-1], total, means[-1]], dtype=object)
 
 
 def metrics(z: Any, labels: Any, where: Any, w: Any) -> jax.Array:
     options = {"where": where, "weights": w}
     curve = jl.reliability_curve(z, labels, num_bins=1, **options)
-    return jnp.concatenate([all_of(z, labels, num_bins=3, **options), *curve])
+    classwise = jl.classwise_calibration_error(z, labels, num_bins=1, **options)
+    results = [all_of(z, labels, num_bins=3, **options), *curve[:3], classwise[None]]
+    return jnp.concatenate(results)
 
 
 def test_transforms() -> None:

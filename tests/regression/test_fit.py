@@ -69,7 +69,7 @@ def test_statsmodels(fitted: Callable[[], Fitted]) -> None:
     assert not ours.separated
     close = functools.partial(np.testing.assert_allclose, rtol=1e-8)
     close(ours.coefficients, theirs.params)
-    close(jl.standard_errors(ours), theirs.bse)
+    close(jl.summarize(ours).standard_errors, theirs.bse)
     close(ours.log_likelihood, theirs.llf)
     by_class = (theirs.params.size, theirs.params.size)
     order = (1, 0, 3, 2) if ours.coefficients.ndim == 2 else (0, 1)

@@ -10,6 +10,7 @@ import pytest
 import row_oracles as ro
 import statsmodels.api as sm
 import transforms as tf
+from cases import fit_of
 from statsmodels.stats.sandwich_covariance import cov_white_simple
 
 import jaxlogits as jl
@@ -23,7 +24,7 @@ robust_covariance = jax.jit(jl.robust_covariance, static_argnames=("weight_kind"
 
 
 def errors_of(fit: jl.LogisticFit, covariance: Array) -> np.ndarray:
-    return np.asarray(jl.standard_errors(fit._replace(covariance=covariance)))
+    return np.asarray(jl.summarize(fit._replace(covariance=covariance)).standard_errors)
 
 
 @pytest.mark.newest
@@ -43,6 +44,43 @@ def test_statsmodels_logit() -> None:
     ):
         got = errors_of(fit, robust_covariance(fit, x, y, **options))
         np.testing.assert_allclose(got, np.sqrt(np.diag(want)), rtol=1e-8)
+
+
+@pytest.mark.newest
+@x64
+@pytest.mark.parametrize("weight_kind", ["frequency", "sampling"])
+def test_leverages_are_those_of_statsmodels(weight_kind: str) -> None:
+    data = sm.datasets.spector.load_pandas()
+    x, y = sm.add_constant(data.exog).to_numpy(), data.endog.to_numpy()
+    weights = np.arange(32) % 3 + 1
+    theirs = sm.GLM(y, x, sm.families.Binomial(), freq_weights=weights).fit(tol=1e-14)
+    # Of a row with all its repetitions.
+    leverages = theirs.get_influence().hat_matrix_diag
+    own = leverages / weights if weight_kind == "frequency" else leverages
+    squares = (weights if weight_kind == "frequency" else weights**2) * (y - theirs.mu) ** 2
+    fit = fit_logistic(x, y, weights=weights)
+    for kind, power in (("HC2", 1), ("HC3", 2)):
+        meat = (x.T * (squares / (1 - own) ** power)) @ x
+        want = theirs.cov_params() @ meat @ theirs.cov_params()
+        got = robust_covariance(fit, x, y, weights=weights, kind=kind, weight_kind=weight_kind)
+        np.testing.assert_allclose(got, want, rtol=1e-8)
+
+
+@x64
+def test_hc3_is_nearly_the_jackknife() -> None:
+    data = sm.datasets.spector.load_pandas()
+    x, y = sm.add_constant(data.exog).to_numpy(), data.endog.to_numpy()
+    without = jax.vmap(lambda w: jl.fit_logistic(x, y, weights=w))(1 - np.eye(32))
+    fit = fit_logistic(x, y)
+    jackknife = np.sqrt(
+        np.sum((np.asarray(without.coefficients) - np.asarray(fit.coefficients)) ** 2, axis=0)
+    )
+    errors = {
+        kind: errors_of(fit, robust_covariance(fit, x, y, kind=kind)) for kind in ("HC0", "HC3")
+    }
+    # One step of Newton's method from the fit of all rows, instead of many, which go farther.
+    assert np.all(errors["HC3"] < jackknife)
+    assert np.all(abs(errors["HC3"] / jackknife - 1) < abs(errors["HC0"] / jackknife - 1))
 
 
 @pytest.mark.newest
@@ -88,9 +126,11 @@ def seven() -> tuple[jl.LogisticFit, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("clustered", [False, True])
-@pytest.mark.parametrize("kind", ["HC0", "HC1"])
+@pytest.mark.parametrize("kind", ["HC0", "HC1", "HC2", "HC3"])
 def test_a_frequency_weight_is_so_many_rows(seven: Any, kind: str, clustered: bool) -> None:
     fit, x, y = seven
+    if clustered and kind > "HC1":
+        return
     options = {"clusters": CLUSTERS} if clustered else {}
     got = jl.robust_covariance(fit, x, y, weights=WEIGHTS, kind=kind, **options)
     options = {name: ids[ROWS] for name, ids in options.items()}
@@ -132,8 +172,7 @@ def test_names_of_clusters_may_be_hashes(seven: Any) -> None:
 
 
 def covariance_of(b: Array, root: Array, x: Array, y: Array, w: Array) -> Array:
-    zero, no = jnp.zeros([]), jnp.zeros([], bool)
-    fit = jl.LogisticFit(b, root @ root.T, zero, zero, no, jnp.zeros([], jnp.int32), no)
+    fit = fit_of(b, root @ root.T)
     return jl.robust_covariance(
         fit, x, y, weights=w, clusters=jnp.array([7, -1, 7]), weight_kind="sampling"
     )
@@ -175,8 +214,12 @@ def test_refuses() -> None:
     fit = jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), fit)
     with pytest.raises(ValueError, match="trials must be None for a fit of classes"):
         jl.robust_covariance(fit, x, y, trials=jnp.ones(3))
-    with pytest.raises(ValueError, match=r'^kind must be "HC0" or "HC1", got \'HC2\'$'):
-        jl.robust_covariance(fit, x, y, kind="HC2")  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r'^kind must be "HC0", "HC1", "HC2" or "HC3", got \'HC4\'$'
+    ):
+        jl.robust_covariance(fit, x, y, kind="HC4")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r'kind must be "HC0" or "HC1" for classes or clusters'):
+        jl.robust_covariance(fit, x, y, kind="HC3")
     with pytest.raises(ValueError, match=r'^weight_kind must be "frequency" or "sampling"'):
         jl.robust_covariance(fit, x, y, weight_kind="probability")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="clusters must be integers"):

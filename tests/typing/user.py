@@ -88,6 +88,9 @@ metrics = [
     jl.brier_score(z, labels, weights=jnp.ones(4)),
 ]
 assert_type(metrics, list[jax.Array])
+binary: jl.BinaryReliabilityCurve = jl.binary_reliability_curve(z, z > 0)
+errors = [jl.binary_calibration_error(z, z > 0), jl.classwise_calibration_error(z, labels)]
+assert_type([*errors, jl.binary_brier_score(z, z > 0), binary.edges], list[jax.Array])
 temperature: jl.TemperatureFit = jl.fit_temperature(z, labels)
 vector: jl.VectorScalingFit = jl.fit_vector_scaling(z, labels, l2=0.1)
 platt: jl.PlattFit = jl.fit_platt(z[:, 0], yes)
@@ -97,13 +100,16 @@ threshold = jl.conformal_threshold(jl.aps_scores(z, key=key), labels, 0.9)
 assert_type(jl.conformal_set(jl.aps_scores(z), threshold), jax.Array)
 
 # Regression.
-fit = jl.fit_logistic(hidden, yes, l2=1e-3)
+fit = jl.fit_logistic(hidden, yes, l2=1e-3, firth=True)
 assert_type(fit, jl.LogisticFit)
 assert_type(jl.fit_multinomial(hidden, labels, 3).separated, jax.Array)
 fit = fit._replace(covariance=jl.robust_covariance(fit, hidden, yes))
-read = [jl.standard_errors, jl.z_values, jl.p_values, jl.odds_ratios]
-assert_type([each(fit) for each in read], list[jax.Array])
-assert_type(jl.confidence_intervals(fit, level=0.9), jax.Array)
+summary: jl.LogisticSummary = jl.summarize(fit, level=0.9)
+assert_type(summary.p_values, jax.Array)
+ratio: jl.LikelihoodRatioTest = jl.likelihood_ratio_test(fit, jl.fit_logistic(hidden[:, :1], yes))
+assert_type([ratio.p_value, summary.likelihood_ratio.log_p_value], list[jax.Array])
+effect: jl.Estimate = jl.delta_method(lambda fit: jl.predict_probs(fit, hidden), fit)
+assert_type(effect.standard_error, jax.Array)
 assert_type(jl.predict_log_odds(fit, hidden) + jl.predict_probs(fit, hidden), jax.Array)
 
 

@@ -19,18 +19,20 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checked import calling
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, wide_dtype, widen
-from jaxlogits._src.base.program import program
+from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.rows.rows import from_rows, rows_of, to_rows
 from jaxlogits._src.rows.softmax import log_softmax_rows
 
 
-@program("axis")
+@program("axis", penalty=Option(Range(0), off=(0,)), num_free=Option(Range(0), integer=True))
 def aps_scores(
     logits: ArrayLike,
     axis: Axis = -1,
     *,
     where: ArrayLike | None = None,
     key: ArrayLike | None = None,
+    penalty: ArrayLike = 0.0,
+    num_free: ArrayLike = 0,
 ) -> Array:
     """Scores of adaptive prediction sets: how little probability is left after a class.
 
@@ -47,18 +49,21 @@ def aps_scores(
             others' score is +inf.
         key: of ``jax.random``. With it the sets are smaller, some of them empty, and their coverage
             is at most 1 / (n + 1) above what is asked for.
+        penalty: RAPS's lambda, at least 0: the score is then s_k + penalty max(rank - num_free, 0)
+            itself, the likeliest class having rank 1, which keeps sets of many classes small.
+        num_free: RAPS's k_reg, an integer: as many classes go without a penalty.
 
     Returns:
-        Scores in the shape of ``logits``, in float32 or wider; smaller for likelier classes, +inf
-        for the last one of a row without a key.
+        Scores in the shape of ``logits``, in float32 or wider; smaller for likelier classes. The
+        last one of a row is +inf without a key and a penalty.
 
     Raises:
         TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range or a row without classes.
+        ValueError: for an axis out of range, no classes, or an option out of range.
 
     Accuracy: float32 2e-6 for gaps of at most 10, relative to scores above 1.
     Transforms: all, to first order, in logits.
-    Reference: Romano et al., Classification with Valid and Adaptive Coverage (2020), equation 8.
+    Reference: Romano et al. (2020), equation 8; Angelopoulos et al. (2021), the penalty of RAPS.
 
     Example:
         >>> 1 - jnp.exp(-jl.aps_scores(jnp.log(jnp.array([0.2, 0.5, 0.3])))).round(4)
@@ -80,6 +85,14 @@ def aps_scores(
         after = jnp.logaddexp(after, jnp.log(u) + ranked)
         some = possible
     scores = -jnp.where(some, after, -jnp.inf)
+    if not checks.is_zero(penalty):
+        rate = checks.as_option("penalty", penalty, scores.dtype)
+        free = checks.as_option(
+            "num_free", checks.as_integer("num_free", num_free), jnp.dtype(jnp.int32)
+        )
+        rank = lax.broadcasted_iota(free.dtype, scores.shape, scores.ndim - 1) + 1
+        beyond = jnp.maximum(rank - free, 0).astype(scores.dtype)
+        scores = -jnp.expm1(-scores) + rate * beyond
     scores = jnp.take_along_axis(scores, jnp.argsort(order, axis=-1), axis=-1)
     scores = jnp.where(jnp.isnan(log_probs), jnp.nan, scores)
     if rows.mask is not None:
@@ -212,7 +225,8 @@ def conformal_set(scores: ArrayLike, threshold: ArrayLike) -> Array:
             for each class.
 
     Returns:
-        Booleans in the shape of ``scores``. NaN rules nothing out: where the score or the threshold
+        Booleans in the shape of ``scores``; a set may be empty, where each class is too strange,
+        which counts as a set that misses. NaN rules nothing out: where the score or the threshold
         is NaN, the class is in the set.
 
     Raises:

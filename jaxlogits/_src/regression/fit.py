@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.special import gammaln
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
-from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
+from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.regression.coordinates import power_of_two
 from jaxlogits._src.regression.counts import likeliest
 from jaxlogits._src.regression.design import Counts, Design, class_design, yes_no_design
 from jaxlogits._src.regression.likelihood import (
     RowTerms,
-    Terms,
     class_terms,
-    first_step,
-    likelihood,
     num_moved,
     prepared,
     yes_no_terms,
 )
-from jaxlogits._src.regression.newton import Minimum, minimize, product, solve
+from jaxlogits._src.regression.newton import product, solve
+from jaxlogits._src.regression.null import constant_of, firth_null, null_losses
+from jaxlogits._src.regression.problem import (
+    Problem,
+    as_l2,
+    evaluate,
+    find_minimum,
+    half_log_det,
+    lengths,
+)
 
 
 class LogisticFit(NamedTuple):
@@ -36,9 +42,16 @@ class LogisticFit(NamedTuple):
         coefficients: [P], or [P, K - 1] for the log-odds of the classes 1 to K - 1 against class 0.
         covariance: of their estimates, [P, P] or [P, K - 1, P, K - 1]: the inverse of the Hessian.
             NaN where the data are separated.
-        log_likelihood: of the labels, without the penalty.
+        log_likelihood: of the labels, without the penalty ``l2``.
+        null_log_likelihood: that of an intercept alone, with the same offset, weights and trials.
         deviance: twice what the log likelihood is below that of probabilities equal to the labels;
             at least 0. Its slope in a label of 0 or 1 is infinite: a number of 1e28 or more.
+        num_rows: how many rows count, having a weight above 0.
+        total_weight: the sum of their weights, which is N where a weight repeats a row.
+        has_intercept: whether a combination of the features is the same number in all those rows,
+            as a column of ones is, so that the null model is a special case.
+        firth: whether it has Firth's penalty, with which both log likelihoods are penalized, and
+            the null model has the information of all features.
         converged: whether this is the maximum, to the tolerance.
         steps: how often the Hessian was computed to get there.
         separated: whether there is no maximum, as the likelihood keeps growing along a direction
@@ -48,13 +61,19 @@ class LogisticFit(NamedTuple):
     coefficients: Array
     covariance: Array
     log_likelihood: Array
+    null_log_likelihood: Array
     deviance: Array
+    num_rows: Array
+    total_weight: Array
+    has_intercept: Array
+    firth: Array
     converged: Array
     steps: Array
     separated: Array
 
 
 @program(
+    "firth",
     l2=Option(Range(0), off=(0,)),
     max_steps=Option(Range(1), integer=True),
     tolerance=Option(Range(0)),
@@ -67,6 +86,7 @@ def fit_logistic(
     offset: ArrayLike | None = None,
     trials: ArrayLike | None = None,
     l2: ArrayLike = 0.0,
+    firth: bool = False,
     max_steps: int = 100,
     tolerance: ArrayLike | None = None,
 ) -> LogisticFit:
@@ -83,6 +103,8 @@ def fit_logistic(
         trials: [N], for labels that are counts.
         l2: penalty, a scalar or one for each feature, 0 for an intercept. The covariance is then
             that of the posterior under a normal prior with variance 1 / l2.
+        firth: True for Firth's penalty, -log det(information) / 2: less biased, and finite where
+            data are separated.
         max_steps: the most evaluations of the likelihood.
         tolerance: length of the last step, in standard errors; its square is about the error left.
             None for the square root of the spacing at 1.
@@ -107,21 +129,30 @@ def fit_logistic(
     """
     design, counts = yes_no_design(features, labels, weights, offset, trials)
     metric = jnp.ones([1, 1], design.rows.features.dtype)
-    found = _fit(yes_no_terms, design, l2, metric, max_steps, tolerance)
+    found = _fit(yes_no_terms, design, l2, metric, firth, max_steps, tolerance)
     loss, least = found.losses[0], jnp.sum(design.rows.weights * _entropy(design.rows.labels))
     # Both are accurate as they are computed, and differentiate as what they mean.
     deviance = _with_derivative_of(2 * found.losses[1], 2 * (loss - least))
-    log_likelihood = -loss
-    if counts is not None:
-        at_best = jnp.sum(counts.weights * likeliest(counts.yes, counts.trials))
-        ways = jnp.sum(counts.weights * _log_ways(counts))
-        log_likelihood = _with_derivative_of(at_best - found.losses[1], ways - loss)
-    return found.fit._replace(
+    fit = found.fit._replace(
         coefficients=found.fit.coefficients[:, 0],
         covariance=found.fit.covariance[:, 0, :, 0],
-        log_likelihood=log_likelihood,
         deviance=deviance,
     )
+    if counts is None:
+        return fit
+    at_fit, at_null = found.priors
+    return fit._replace(
+        log_likelihood=_of_counts(counts, found.losses) + at_fit,
+        null_log_likelihood=_of_counts(counts, found.null_losses) + at_null,
+        total_weight=jnp.sum(counts.weights),
+    )
+
+
+def _of_counts(counts: Counts, losses: Array) -> Array:
+    """The log likelihood of counts, in any order, from the losses of their shares."""
+    at_best = jnp.sum(counts.weights * likeliest(counts.yes, counts.trials))
+    ways = jnp.sum(counts.weights * _log_ways(counts))
+    return _with_derivative_of(at_best - losses[1], ways - losses[0])
 
 
 def _with_derivative_of(value: Array, number: Array) -> Array:
@@ -150,6 +181,7 @@ def _log_ways(counts: Counts) -> Array:
 @checks.whole("num_classes")
 @program(
     "num_classes",
+    "firth",
     l2=Option(Range(0), off=(0,)),
     max_steps=Option(Range(1), integer=True),
     tolerance=Option(Range(0)),
@@ -162,6 +194,7 @@ def fit_multinomial(
     weights: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     l2: ArrayLike = 0.0,
+    firth: bool = False,
     max_steps: int = 100,
     tolerance: ArrayLike | None = None,
 ) -> LogisticFit:
@@ -178,6 +211,7 @@ def fit_multinomial(
         weights: [N], at least 0, how often each row counts, such as counts of equal rows.
         offset: [N, K - 1], a part of the log-odds that is known.
         l2: penalty, a scalar or one for each feature, as for ``fit_logistic``.
+        firth: as for ``fit_logistic``.
         max_steps: as for ``fit_logistic``.
         tolerance: as for ``fit_logistic``.
 
@@ -201,24 +235,16 @@ def fit_multinomial(
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     design = class_design(features, labels, num_classes, weights, offset)
     metric = jnp.eye(num_classes - 1, dtype=design.rows.features.dtype) - 1 / num_classes
-    fit, _ = _fit(class_terms, design, l2, metric, max_steps, tolerance)
-    return fit
-
-
-class _Problem(NamedTuple):
-    """What is minimised; the penalty of a kernel B [J, P] is sum_p l2_p (B' metric B)_pp / 2."""
-
-    design: Design
-    l2: Array | None  # [P]
-    metric: Array  # [J, J]
-    matrix: Array  # [P, P], from the coordinates of the design to those of the kernel
+    return _fit(class_terms, design, l2, metric, firth, max_steps, tolerance).fit
 
 
 class _Found(NamedTuple):
-    """A fit, with coefficients [P, J] and the first loss as its log likelihood; and all losses."""
+    """A fit, with coefficients [P, J] and the first loss as its log likelihood; and more of it."""
 
     fit: LogisticFit
     losses: Array  # [L]
+    null_losses: Array  # [L]
+    priors: tuple[ArrayLike, ArrayLike]  # the log densities of Firth's prior at fit and null model
 
 
 def _fit(
@@ -226,94 +252,77 @@ def _fit(
     design: Design,
     l2: ArrayLike,
     metric: Array,
+    firth: bool,
     max_steps: int,
     tolerance: ArrayLike | None,
 ) -> _Found:
-    rows, penalty = design.rows, _as_l2(l2, design.rows.features)
-    num_features, num_outputs, dtype = rows.features.shape[1], len(metric), metric.dtype
+    if not isinstance(firth, bool | np.bool_):
+        raise TypeError(f"firth must be True or False, got {firth!r}")
+    rows, penalty = design.rows, as_l2(l2, design.rows.features)
+    num_features, num_outputs = rows.features.shape[1], len(metric)
     # Weights of 1e-9 are unit weights and a factor that belongs to the sums and the covariance.
     unit = lax.stop_gradient(power_of_two(jnp.max(rows.weights, initial=0)))
     design = design._replace(rows=rows._replace(weights=rows.weights / unit))
     design = prepared(design, num_outputs)
-    penalty = None if penalty is None else penalty / unit
-    problem = _Problem(design, penalty, metric, design.coordinates.matrix())
-    eps = jnp.finfo(dtype).eps
-    goal = jnp.sqrt(eps) if tolerance is None else checks.as_option("tolerance", tolerance, dtype)
-    # Above the rounding of a gradient that adds up so many rows.
-    coarse = jnp.sqrt(jnp.maximum(goal**1.5, 16 * eps * jnp.sqrt(jnp.sum(design.rows.weights))))
-    minimum = _minimize(row_terms, problem, max_steps, goal, coarse)
+    problem = Problem(
+        design,
+        None if penalty is None else penalty / unit,
+        metric,
+        design.coordinates.matrix(),
+        1 / unit if firth else None,
+    )
+    length = lengths(tolerance, design.rows.weights, linear=firth)
+    minimum = find_minimum(row_terms, problem, max_steps, length)
     total = jnp.sum(minimum.point)
     rule = "features must be finite, and no column a combination of others"
     checks.check_values(rule, total, jnp.isfinite(total))
-
-    losses, _, hessian = _evaluate(row_terms, problem, minimum.point)
-    covariance = solve(hessian, jnp.eye(len(hessian), dtype=dtype))
+    losses, _, hessian = evaluate(row_terms, problem, minimum.point)
+    covariance, singular = _inverse(problem, hessian)
     # Far out along a separating direction both gradient and Hessian fall like exp(-log-odds), and
     # the step between them stays a change of 1 in the log-odds, until the Hessian is singular.
     moved = num_moved(design, minimum.last.reshape(num_outputs, num_features)) > 0
-    singular = jnp.any(jnp.isnan(covariance)) & jnp.all(jnp.isfinite(hessian))
-    free = minimum.converged & (minimum.last @ product(hessian, minimum.last) <= coarse**2)
-    separated = moved & (singular | free)
-    covariance = jnp.where(separated, jnp.nan, covariance) / unit
-    by_class = covariance.reshape(num_outputs, num_features, num_outputs, num_features)
-    half = jnp.tensordot(problem.matrix, by_class, (1, 1), precision=lax.Precision.HIGHEST)
-    full = jnp.tensordot(half, problem.matrix, (3, 1), precision=lax.Precision.HIGHEST)
-    losses = losses * unit
+    free = minimum.converged & (minimum.last @ product(hessian, minimum.last) <= length.coarse**2)
+    separated = moved & (singular | free) & (not firth)
+    constant, has_intercept = constant_of(design)
+    without, priors = _null(row_terms, problem, minimum.point, constant, unit)
     fit = LogisticFit(
-        product(problem.matrix, minimum.point.reshape(num_outputs, num_features).T),
-        full.transpose(0, 1, 3, 2),
-        -losses[0],
-        2 * losses[0],
-        minimum.converged & ~separated,
-        minimum.steps,
-        separated,
+        coefficients=product(problem.matrix, minimum.point.reshape(num_outputs, num_features).T),
+        covariance=jnp.where(separated, jnp.nan, covariance / unit),
+        log_likelihood=-unit * losses[0] + priors[0],
+        null_log_likelihood=-unit * without[0] + priors[1],
+        deviance=2 * unit * losses[0],
+        num_rows=jnp.sum(rows.weights > 0, dtype=jnp.int32),
+        total_weight=jnp.sum(rows.weights),
+        has_intercept=has_intercept,
+        firth=jnp.full([], firth),
+        converged=minimum.converged & ~separated,
+        steps=minimum.steps,
+        separated=separated,
     )
-    return _Found(fit, losses)
+    return _Found(fit, unit * losses, unit * without, priors)
 
 
-def _minimize(
-    row_terms: RowTerms, problem: _Problem, max_steps: int, tolerance: Array, coarse: Array
-) -> Minimum:
-    """The minimum, from that of a parabola that touches the likelihood where log-odds are 0."""
-    gradient, hessian = first_step(row_terms, problem.design, len(problem.metric))
-    if problem.l2 is not None:
-        hessian += _penalty(problem, jnp.zeros_like(gradient))[1]
-    size, steps = gradient.size, checks.as_integer("max_steps", max_steps)
-    found = minimize(
-        functools.partial(_evaluate, row_terms),
-        lax.stop_gradient(-solve(hessian.reshape(size, size), gradient.reshape(size))),
-        problem,
-        max_steps=checks.as_option("max_steps", steps, jnp.dtype(jnp.int32)) - 1,
-        tolerance=tolerance,
-        coarse=coarse,
-    )
-    return found._replace(steps=found.steps + 1)
+def _inverse(problem: Problem, hessian: Array) -> tuple[Array, Array]:
+    """The inverse Hessian [P, J, P, J] of the coefficients, and whether there is none."""
+    num_outputs, matrix = len(problem.metric), problem.matrix
+    inverse = solve(hessian, jnp.eye(len(hessian), dtype=hessian.dtype))
+    singular = jnp.any(jnp.isnan(inverse)) & jnp.all(jnp.isfinite(hessian))
+    by_class = inverse.reshape(num_outputs, len(matrix), num_outputs, len(matrix))
+    half = jnp.tensordot(matrix, by_class, (1, 1), precision=lax.Precision.HIGHEST)
+    full = jnp.tensordot(half, matrix, (3, 1), precision=lax.Precision.HIGHEST)
+    return full.transpose(0, 1, 3, 2), singular
 
 
-def _evaluate(row_terms: RowTerms, problem: _Problem, point: Array) -> Terms:
-    """The losses, and the gradient and the Hessian of what is minimised, at the kernel [J P]."""
-    size = len(point)
-    kernel = point.reshape(len(problem.metric), -1)
-    losses, gradient, hessian = likelihood(row_terms, problem.design, kernel)
-    if problem.l2 is not None:
-        pull, stiffness = _penalty(problem, kernel)
-        gradient, hessian = gradient + pull, hessian + stiffness
-    return losses, gradient.reshape(size), hessian.reshape(size, size)
-
-
-def _penalty(problem: _Problem, kernel: Array) -> tuple[Array, Array]:
-    """The gradient [J, P] and the Hessian [J, P, J, P] of the penalty."""
-    l2 = jnp.zeros_like(kernel[0]) if problem.l2 is None else problem.l2
-    square = product(problem.matrix.T * l2[None, :], problem.matrix)
-    gradient = product(problem.metric, product(kernel, square))
-    return gradient, problem.metric[:, None, :, None] * square[None, :, None, :]
-
-
-def _as_l2(value: ArrayLike, features: Array) -> Array | None:
-    """The penalty of each feature, or None where it is switched off in Python."""
-    if checks.is_zero(value):
-        return None
-    array = widen(checks.as_real("l2", value), features.dtype)
-    checks.check_values("l2 must be at least 0", array, array >= 0, "for feature")
-    array = jnp.where(array >= 0, array, jnp.nan)
-    return checks.broadcast_to("l2", array, features.shape[1:])
+def _null(
+    row_terms: RowTerms, problem: Problem, point: Array, constant: Array, unit: Array
+) -> tuple[Array, tuple[ArrayLike, ArrayLike]]:
+    """The null model's losses, and Firth's prior at the point that was found and at that model."""
+    if problem.firth is None:
+        return null_losses(row_terms, problem.design, len(problem.metric)), (0.0, 0.0)
+    null = firth_null(row_terms, problem, constant)
+    # The determinant is that in the units of features and weights.
+    of_units = len(point) * jnp.log(unit) / 2
+    of_units -= len(problem.metric) * jnp.sum(jnp.log(problem.design.coordinates.scale))
+    densities = (half_log_det(row_terms, problem, b) + of_units for b in (point, null))
+    at_point, at_null = densities
+    return evaluate(row_terms, problem, null)[0], (at_point, at_null)

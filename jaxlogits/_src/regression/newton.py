@@ -39,6 +39,7 @@ def minimize(
     max_steps: int | Array,
     tolerance: Array | float,
     coarse: Array | float = 0.0,
+    exact: Evaluate | None = None,
 ) -> Minimum:
     """The minimum of a convex function of a vector [P].
 
@@ -50,13 +51,15 @@ def minimize(
     ``tolerance`` is a length in the Hessian's own metric, sqrt(d H d), of which 1 is a standard
     error if the value is a negative log-likelihood. The last step is shorter than that, and as the
     error is squared by each, it leaves one of about ``tolerance**2``. ``coarse`` is a length in the
-    same metric, for ``last``.
+    same metric, for ``last``. Where the Hessian is another one than that of the function, such as
+    its expectation, ``exact`` has its own, for derivatives, and each step leaves a share of the
+    error.
     """
     # A scan's or while loop's carry may not begin to vary over a mesh on the way.
     start = vary(start, varying_axes(*jax.tree.leaves(args)))
     goal, slow = (jnp.asarray(length, start.dtype) ** 2 for length in (tolerance, coarse))
     found = _search(evaluate, *lax.stop_gradient((start, args, goal, slow)), max_steps)
-    return found._replace(point=_depending_on(evaluate, found.point, args))
+    return found._replace(point=_depending_on(exact or evaluate, found.point, args))
 
 
 class _State(NamedTuple):

@@ -23,7 +23,7 @@ from jaxlogits._src.regression.newton import product
 from jaxlogits._src.regression.summary import covariance_matrix, require_fit
 
 WeightKind = Literal["frequency", "sampling"]
-Kind = Literal["HC0", "HC1"]
+Kind = Literal["HC0", "HC1", "HC2", "HC3"]
 
 
 def robust_covariance(
@@ -54,11 +54,14 @@ def robust_covariance(
         weight_kind: "frequency", a weight of 2 is a row given twice, and N the sum of weights; or
             "sampling", weights multiply the gradients, and N is the number of rows.
         kind: "HC0" as above; "HC1" times N / (N - P), or with G clusters times
-            G / (G - 1) (N - 1) / (N - P), P counting all coefficients.
+            G / (G - 1) (N - 1) / (N - P), P counting all coefficients. "HC2" divides s_n s_n' by
+            1 - h_n, the leverage h_n = p (1 - p) x' C x, "HC3" by its square, which is nearly the
+            jackknife: better where rows are few. Both are for yes and no, without clusters.
 
     Returns:
         The shape of the fit's covariance; ``fit._replace(covariance=...)`` gives the standard
-        errors, tests and intervals that belong to it. NaN, for HC1, if N <= P or G = 1.
+        errors, tests and intervals that belong to it. NaN, for HC1, if N <= P or G = 1, and for HC2
+        and HC3 if a row has leverage 1, as one that alone determines a coefficient.
 
     Raises:
         TypeError: for anything but a fit, or arrays of another dtype.
@@ -102,10 +105,17 @@ def _robust_covariance(
     kind: str,
 ) -> Array:
     require_fit(fit)
-    scores, w = _scores(fit, features, labels, weights, offset, trials)
+    by_leverage = kind in ("HC2", "HC3")
+    if by_leverage and (fit.coefficients.ndim > 1 or clusters is not None):
+        raise ValueError(f'kind must be "HC0" or "HC1" for classes or clusters, got {kind!r}')
+    scores, leverages, w = _scores(fit, features, labels, weights, offset, trials)
     influences = product(scores, covariance_matrix(fit))
     frequency = weight_kind == "frequency"
     num_rows = jnp.sum(w if frequency else jnp.where(w > 0, 1, w))
+    if by_leverage:
+        own = leverages if frequency else w * leverages  # of one of a row's repetitions
+        left = _ratio(jnp.ones_like(own), jnp.where(w == 0, 1, 1 - own))
+        influences *= (jnp.sqrt(left) if kind == "HC2" else left)[:, None]
     factor = _ratio(num_rows, num_rows - influences.shape[1])
     if clusters is None:
         # Of equal rows each has its own square, whose number multiplies it once.
@@ -114,7 +124,7 @@ def _robust_covariance(
         sums, count = _sum_clusters(w[:, None] * influences, w > 0, clusters)
         inner = product(sums.T, sums)
         factor *= _ratio(count, count - 1) / _ratio(num_rows, num_rows - 1)
-    inner = inner if kind == "HC0" else factor * inner
+    inner = factor * inner if kind == "HC1" else inner
     return inner.reshape(fit.covariance.shape)
 
 
@@ -141,8 +151,11 @@ def _scores(
     weights: ArrayLike | None,
     offset: ArrayLike | None,
     trials: ArrayLike | None,
-) -> tuple[Array, Array]:
-    """The gradient of each row's loss in the coefficients, [N, P J], and the rows' weights."""
+) -> tuple[Array, Array, Array]:
+    """The gradient of each row's loss in the coefficients, [N, P J], leverages, and weights.
+
+    The leverages [N] are those of the first log-odds, of which yes and no have no other.
+    """
     if fit.coefficients.ndim == 1:
         design, counts = yes_no_design(features, labels, weights, offset, trials)
         row_terms = yes_no_terms
@@ -156,13 +169,15 @@ def _scores(
     x = finite_features(rows)
     log_odds = product(jnp.atleast_2d(fit.coefficients.T), x.T)
     log_odds = log_odds if rows.offset is None else log_odds + rows.offset.T
-    _, residuals, _ = row_terms(log_odds, rows.labels)
-    w = rows.weights
+    _, residuals, (curvature, *_) = row_terms(log_odds, rows.labels)
+    first, w = curvature[0], rows.weights
     if counts is not None:
-        residuals *= counts.trials[None, :]
+        residuals, first = residuals * counts.trials[None, :], first * counts.trials
         w = jnp.where(jnp.isnan(w), w, counts.weights)
     scores = x[:, :, None] * residuals.T[:, None, :]
-    return scores.reshape(len(scores), fit.coefficients.size), w
+    spread = covariance_matrix(fit)[: x.shape[1], : x.shape[1]]
+    leverages = first * jnp.sum(product(x, spread) * x, axis=1)
+    return scores.reshape(len(scores), fit.coefficients.size), leverages, w
 
 
 def _with_small_names(clusters: ArrayLike | None) -> ArrayLike | None:
@@ -180,5 +195,6 @@ def _with_small_names(clusters: ArrayLike | None) -> ArrayLike | None:
 
 def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        known = " or ".join(f'"{choice}"' for choice in choices)
+        *first, last = (f'"{choice}"' for choice in choices)
+        known = f"{', '.join(first)} or {last}"
         raise ValueError(f"{name} must be {known}, got {value!r}")

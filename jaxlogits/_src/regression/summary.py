@@ -1,224 +1,193 @@
-"""What a fitted regression says: predictions, standard errors and what follows from them."""
+"""What is published of a fitted regression: standard errors, tests, likelihoods."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import erfc, ndtri
+from jax.scipy.special import ndtri
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range, describe
-from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
+from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.log_odds import sigmoid
 from jaxlogits._src.regression.fit import LogisticFit
-from jaxlogits._src.regression.newton import product
-from jaxlogits._src.softmax import softmax
+from jaxlogits._src.regression.tails import log_chi_squared, log_two_sided
 
 
-@program()
-def predict_log_odds(
-    fit: LogisticFit, features: ArrayLike, *, offset: ArrayLike | None = None
-) -> Array:
-    """Log-odds that a fit gives to rows, x @ b: the one-unit logits layer of a classifier.
+class LikelihoodRatioTest(NamedTuple):
+    """A test of what a fit has and a restricted one hasn't.
 
-    Args:
-        fit: of ``fit_logistic`` or ``fit_multinomial``.
-        features: floating-point [..., P], with the columns that the fit had.
-        offset: [...] or [..., K - 1], a part of the log-odds that is known.
-
-    Returns:
-        Log-odds of yes [...], or those of the classes 1 to K - 1 against class 0, [..., K - 1], in
-        the dtype of the fit.
-
-    Raises:
-        TypeError: for features that aren't floating point.
-        ValueError: for a wrong shape.
-
-    Accuracy: that of a matrix product in float32, or in float64 where the fit is; in full
-        precision on accelerators too.
-    Transforms: all, to any order.
-
-    Example:
-        >>> fit = jax.jit(jl.fit_logistic)(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
-        >>> jl.predict_log_odds(fit, jnp.ones([1, 1])).round(4)
-        Array([1.0986], dtype=float32)
+    Attributes:
+        statistic: twice the difference of the log likelihoods, at least 0.
+        degrees_of_freedom: how many coefficients more the fit has.
+        p_value: probability of as large a statistic, were all of them 0: that of a chi-squared.
+        log_p_value: its logarithm, which doesn't underflow.
     """
-    x = widen(checks.as_floating("features", features), fit.coefficients.dtype)
-    checks.check_no_nan("features", x, "in row", of_rows=1)
-    rule = "as many columns as the fit has features,"
-    checks.require_shape("features", x, (*x.shape[:-1], len(fit.coefficients)), rule)
-    log_odds = product(x, fit.coefficients)
-    if offset is None:
-        return log_odds
-    known = widen(checks.as_real("offset", offset), x.dtype)
-    checks.require_shape("offset", known, log_odds.shape, "the shape of the log-odds,")
-    return log_odds + known
+
+    statistic: Array
+    degrees_of_freedom: Array
+    p_value: Array
+    log_p_value: Array
 
 
-@program()
-def predict_probs(
-    fit: LogisticFit, features: ArrayLike, *, offset: ArrayLike | None = None
-) -> Array:
-    """Probabilities that a fit gives to rows.
+class LogisticSummary(NamedTuple):
+    """What is published of a fit. The first seven have the shape of the coefficients.
 
-    Args:
-        fit: of ``fit_logistic`` or ``fit_multinomial``.
-        features: floating-point [..., P], with the columns that the fit had.
-        offset: [...] or [..., K - 1], a part of the log-odds that is known.
-
-    Returns:
-        Probabilities of yes [...], or of all K classes [..., K], in the dtype of the fit.
-
-    Raises:
-        TypeError: for features that aren't floating point.
-        ValueError: for a wrong shape.
-
-    Accuracy: that of the log-odds, then of ``sigmoid`` or ``softmax``.
-    Transforms: all, to any order.
-
-    Example:
-        >>> fit = jax.jit(jl.fit_logistic)(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
-        >>> jl.predict_probs(fit, jnp.ones([1, 1])).round(4)
-        Array([0.75], dtype=float32)
+    Attributes:
+        coefficients: b, as they were fitted.
+        standard_errors: the square roots of the covariance's diagonal.
+        z_values: how many standard errors each coefficient is away from 0.
+        p_values: of Wald's two-sided test, erfc(|z| / sqrt(2)).
+        log_p_values: their logarithms. In float32 p is 0 from z = 14 on, and its logarithm -101.
+        confidence_intervals: Wald's, b -+ z standard errors; low and high end in one more axis.
+        odds_ratios: what one more unit of each feature multiplies the odds by, exp(b).
+        log_likelihood: of the labels.
+        null_log_likelihood: that of an intercept alone.
+        mcfadden_r2: 1 - log likelihood / null log likelihood.
+        likelihood_ratio: the ``LikelihoodRatioTest`` of the fit against the null model; NaN for
+            features of which no combination is an intercept.
+        aic: Akaike's information criterion, 2 k - 2 log likelihood for k coefficients.
+        bic: Schwarz's, k log(N) - 2 log likelihood, with the total weight as N.
+        num_rows: how many rows count.
+        total_weight: the sum of their weights.
     """
-    log_odds = predict_log_odds(fit, features, offset=offset)
-    if fit.coefficients.ndim == 1:
-        return sigmoid(log_odds)
-    before = [(0, 0)] * (log_odds.ndim - 1)
-    return softmax(jnp.pad(log_odds, [*before, (1, 0)]))
 
-
-@program()
-def standard_errors(fit: LogisticFit) -> Array:
-    """Standard errors of the coefficients, the square roots of the covariance's diagonal.
-
-    Args:
-        fit: of ``fit_logistic`` or ``fit_multinomial``; with another covariance, such as
-            ``fit._replace(covariance=jl.robust_covariance(...))``, the errors that it gives.
-
-    Returns:
-        The shape of the coefficients. NaN for separated data.
-
-    Raises:
-        TypeError: for anything but a fit.
-
-    Accuracy: that of the covariance.
-    Transforms: all, to any order.
-
-    Example:
-        >>> fit = jax.jit(jl.fit_logistic)(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
-        >>> print(jl.standard_errors(fit).round(2))
-        [1.15]
-    """
-    variances = jnp.diagonal(covariance_matrix(fit))
-    return jnp.sqrt(variances).reshape(fit.coefficients.shape)
-
-
-@program()
-def z_values(fit: LogisticFit) -> Array:
-    """How many standard errors each coefficient is away from 0.
-
-    Args:
-        fit: of ``fit_logistic`` or ``fit_multinomial``.
-
-    Returns:
-        The shape of the coefficients. NaN for separated data.
-
-    Raises:
-        TypeError: for anything but a fit.
-
-    Accuracy: that of the coefficients and their standard errors.
-    Transforms: all, to any order.
-
-    Example:
-        >>> fit = jax.jit(jl.fit_logistic)(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
-        >>> jl.z_values(fit).round(4)
-        Array([0.9514], dtype=float32)
-    """
-    return fit.coefficients / standard_errors(fit)
-
-
-@program()
-def p_values(fit: LogisticFit) -> Array:
-    """Probability of a coefficient at least that far from 0, were it 0: Wald's two-sided test.
-
-    erfc(|z| / sqrt(2)), which keeps its digits where 2 (1 - Phi(|z|)) is 0.
-
-    Args:
-        fit: of ``fit_logistic`` or ``fit_multinomial``.
-
-    Returns:
-        The shape of the coefficients. NaN for separated data.
-
-    Raises:
-        TypeError: for anything but a fit.
-
-    Accuracy: relative error |z| times that of z.
-    Transforms: all, to any order.
-
-    Example:
-        >>> fit = jax.jit(jl.fit_logistic)(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
-        >>> jl.p_values(fit).round(4)
-        Array([0.3414], dtype=float32)
-    """
-    return erfc(jnp.abs(z_values(fit)) * 0.5**0.5)
+    coefficients: Array
+    standard_errors: Array
+    z_values: Array
+    p_values: Array
+    log_p_values: Array
+    confidence_intervals: Array
+    odds_ratios: Array
+    log_likelihood: Array
+    null_log_likelihood: Array
+    mcfadden_r2: Array
+    likelihood_ratio: LikelihoodRatioTest
+    aic: Array
+    bic: Array
+    num_rows: Array
+    total_weight: Array
 
 
 @program(level=Option(Range(0, below=1)))
-def confidence_intervals(fit: LogisticFit, *, level: ArrayLike = 0.95) -> Array:
-    """Wald's confidence intervals of the coefficients, b -+ z standard errors.
+def summarize(fit: LogisticFit, *, level: ArrayLike = 0.95) -> LogisticSummary:
+    """All that a statistics package prints about a fit, as arrays.
 
     Args:
-        fit: of ``fit_logistic`` or ``fit_multinomial``.
+        fit: of ``fit_logistic`` or ``fit_multinomial``; with another covariance, such as
+            ``fit._replace(covariance=jl.robust_covariance(...))``, what follows from that.
         level: the share of intervals that cover the truth, in [0, 1). Their exponentials are those
             of the odds ratios.
 
     Returns:
-        Low and high end in the last axis: the shape of the coefficients and [2]. NaN for separated
-        data.
+        A ``LogisticSummary``. Of separated data what the covariance gives is NaN, the likelihoods
+        are not. What is said of likelihoods takes weights for frequencies, and means nothing for
+        sampling weights or with a penalty ``l2``.
 
     Raises:
         TypeError: for anything but a fit.
         ValueError: for a level out of range.
 
-    Accuracy: that of the coefficients and their standard errors.
+    Accuracy: that of the fit; p-values a relative error of |z| times that of z.
     Transforms: all, to any order.
 
     Example:
-        >>> fit = jax.jit(jl.fit_logistic)(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
-        >>> jl.confidence_intervals(fit).round(4)
-        Array([[-1.1646,  3.3618]], dtype=float32)
+        >>> fit = jl.fit_logistic(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
+        >>> summary = jl.summarize(fit)
+        >>> print(summary.standard_errors.round(2), summary.odds_ratios.round(2))
+        [1.15] [3.]
     """
-    errors = standard_errors(fit)
-    share = checks.as_option("level", level, errors.dtype)
-    reach = -ndtri((1 - share) / 2) * errors
-    return jnp.stack([fit.coefficients - reach, fit.coefficients + reach], axis=-1)
+    b, dtype = fit_coefficients(fit), fit.coefficients.dtype
+    errors = jnp.sqrt(jnp.diagonal(covariance_matrix(fit))).reshape(b.shape)
+    log_p = log_two_sided(b / errors)
+    reach = -ndtri((1 - checks.as_option("level", level, dtype)) / 2) * errors
+    null = fit.null_log_likelihood
+    against_null = _ratio_test(
+        fit.log_likelihood, null, b.size - b[:1].size, fit.has_intercept & _has_ended(fit)
+    )
+    aic = 2 * b.size - 2 * fit.log_likelihood
+    return LogisticSummary(
+        coefficients=b,
+        standard_errors=errors,
+        z_values=b / errors,
+        p_values=jnp.exp(log_p),
+        log_p_values=log_p,
+        confidence_intervals=jnp.stack([b - reach, b + reach], axis=-1),
+        odds_ratios=jnp.exp(b),
+        log_likelihood=fit.log_likelihood,
+        null_log_likelihood=null,
+        mcfadden_r2=1 - fit.log_likelihood / jnp.where(null < 0, null, jnp.nan),
+        likelihood_ratio=against_null,
+        aic=aic,
+        bic=aic + b.size * (jnp.log(fit.total_weight) - 2),
+        num_rows=fit.num_rows,
+        total_weight=fit.total_weight,
+    )
 
 
 @program()
-def odds_ratios(fit: LogisticFit) -> Array:
-    """What one more unit of each feature multiplies the odds by, exp(b).
+def likelihood_ratio_test(fit: LogisticFit, restricted: LogisticFit) -> LikelihoodRatioTest:
+    """Whether the features that a restricted fit lacks say anything: Wilks' test of both fits.
+
+    Twice the difference of the log likelihoods has a chi-squared distribution with as many degrees
+    of freedom as there are coefficients less, if those are 0 in truth. Where coefficients are large
+    it is to be trusted more than Wald's test, and it has an answer for separated data.
 
     Args:
-        fit: of ``fit_logistic`` or ``fit_multinomial``.
+        fit: of ``fit_logistic`` or ``fit_multinomial``, without a penalty.
+        restricted: a fit of the same rows, weights and offset, with fewer features, each of which
+            is a combination of those of ``fit``.
 
     Returns:
-        The shape of the coefficients; for classes, odds against class 0.
+        A ``LikelihoodRatioTest``. NaN where one of the fits ended early, or the restricted one
+        can't be that: it has other rows, another weight or a larger likelihood. So it is with
+        Firth's penalty, as fewer features have another prior.
 
     Raises:
-        TypeError: for anything but a fit.
+        TypeError: for anything but fits.
+        ValueError: if ``restricted`` doesn't have fewer coefficients.
 
-    Accuracy: relative error that of the coefficients, absolute.
+    Accuracy: float32 1e-6 of the log likelihoods; the p-value that, times itself.
     Transforms: all, to any order.
+    Reference: Wilks, The Large-Sample Distribution of the Likelihood Ratio (1938).
 
     Example:
-        >>> fit = jax.jit(jl.fit_logistic)(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
-        >>> jl.odds_ratios(fit).round(4)
-        Array([3.], dtype=float32)
+        >>> x = jnp.array([[1, -2], [1, -1], [1, 0], [1, 1], [1, 2.0]])
+        >>> fits = [jl.fit_logistic(x[:, :p], jnp.array([0, 0, 1, 0, 1])) for p in (2, 1)]
+        >>> print(f"{jl.likelihood_ratio_test(*fits).p_value:.3f}")
+        0.170
     """
+    degrees = fit_coefficients(fit).size - fit_coefficients(restricted).size
+    if degrees <= 0:
+        sizes = f"{restricted.coefficients.size} and {fit.coefficients.size}"
+        raise ValueError(f"restricted must have fewer coefficients than fit, got {sizes}")
+    ended = _has_ended(fit) & _has_ended(restricted) & ~fit.firth & ~restricted.firth
+    change = jnp.abs(fit.total_weight - restricted.total_weight)
+    same = (fit.num_rows == restricted.num_rows) & (change <= 1e-4 * fit.total_weight)
+    return _ratio_test(fit.log_likelihood, restricted.log_likelihood, degrees, ended & same)
+
+
+def _ratio_test(
+    log_likelihood: Array, restricted: Array, degrees: int, valid: Array
+) -> LikelihoodRatioTest:
+    more = 2 * (log_likelihood - restricted)
+    rounding = 2.0**8 * float(jnp.finfo(more.dtype).eps) * jnp.maximum(jnp.abs(restricted), 1)
+    statistic = jnp.where(valid & (more >= -rounding), jnp.maximum(more, 0), jnp.nan)
+    log_p = log_chi_squared(statistic, degrees)
+    return LikelihoodRatioTest(statistic, jnp.int32(degrees), jnp.exp(log_p), log_p)
+
+
+def _has_ended(fit: LogisticFit) -> Array:
+    """Whether the likelihood is the largest there is, to the tolerance."""
+    return fit.converged | fit.separated
+
+
+def fit_coefficients(fit: LogisticFit) -> Array:
+    """The coefficients; a bare array in place of the fit is refused."""
     require_fit(fit)
-    return jnp.exp(fit.coefficients)
+    return fit.coefficients
 
 
 def covariance_matrix(fit: LogisticFit) -> Array:

@@ -1,0 +1,196 @@
+"""How far probabilities of yes are from the rate of yes: calibration of binary scores.
+
+Each metric is one number of all log-odds and their labels. They are compared by label minus
+probability, which is 1 - p, computed as sigmoid(-x), where the label is yes: a model that is sure
+and right to the ninth digit is told from a perfect one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
+from jaxlogits._src.base.program import program
+from jaxlogits._src.calibration.bins import bin_edges, bin_sums, equal_width
+from jaxlogits._src.calibration.labelled import row_weights
+from jaxlogits._src.log_odds import wide_sigmoid
+
+
+class BinaryReliabilityCurve(NamedTuple):
+    """Bins of rows by their probability of yes.
+
+    Attributes:
+        probability: its mean in each bin, ``[num_bins]``; NaN, which plots leave out, without rows.
+        rate: the share of the rows that are yes; NaN without rows.
+        weight: of the rows in the bin, which is their number where they have no weights.
+        edges: of the bins, ``[num_bins + 1]``.
+    """
+
+    probability: Array
+    rate: Array
+    weight: Array
+    edges: Array
+
+
+@checks.whole("num_bins")
+@program("num_bins")
+def binary_reliability_curve(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    num_bins: int = 15,
+) -> BinaryReliabilityCurve:
+    """Probability and rate of yes in bins of equal width: a calibrated model is on the diagonal.
+
+    Bin b holds the rows whose probability is in (b / B, (b + 1) / B], and the first one 0 as well,
+    as in scikit-learn's ``calibration_curve``. Unlike ``reliability_curve``, which asks how often
+    the likelier of both is right, it tells a rate of 10 % that is taken for 20 %.
+
+    Args:
+        logits: floating-point log-odds of yes, of any shape; ``jl.logit(probs)`` if probabilities
+            are what you have. NaN makes everything NaN.
+        labels: in the shape of ``logits``: booleans, 0 or 1, or probabilities in [0, 1]. A value
+            outside makes everything NaN.
+        where: boolean mask that broadcasts to ``logits``, True for the rows that count.
+        weights: of the rows, at least 0; broadcasts to ``logits``. A negative one gives NaN.
+        num_bins: B, a Python int.
+
+    Returns:
+        A ``BinaryReliabilityCurve`` in float32 or wider. A bin without rows has weight 0 and NaN
+        for probability and rate.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape or no bins.
+
+    Accuracy: float32 2e-6, for a million rows too.
+    Transforms: all, in logits, labels and weights; the bins are constants to a derivative.
+
+    Example:
+        >>> logits, labels = jnp.array([-2.0, 2.0]), jnp.array([0, 1])
+        >>> curve = jl.binary_reliability_curve(logits, labels, num_bins=2)
+        >>> print(curve.probability.round(2), curve.rate, curve.edges)
+        [0.12 0.88] [0. 1.] [0.  0.5 1. ]
+    """
+    rows = _rows(logits, labels, where, weights)
+    bins = equal_width(rows.probability, num_bins)
+    each = (rows.probability, rows.labels, jnp.ones_like(rows.labels))
+    probability, yes, weight = (bin_sums(rows.weights, x, bins, num_bins) for x in each)
+    edges = bin_edges(num_bins, weight.dtype)
+    return BinaryReliabilityCurve(probability / weight, yes / weight, weight, edges)
+
+
+@checks.whole("num_bins")
+@program("num_bins")
+def binary_calibration_error(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    num_bins: int = 15,
+) -> Array:
+    """Expected calibration error of yes or no, sum_b (n_b / n) |rate_b - probability_b|.
+
+    The bins b are those of ``binary_reliability_curve``, n_b the weight in them.
+
+    Args:
+        logits: floating-point log-odds of yes, of any shape.
+        labels: in the shape of ``logits``: booleans, 0 or 1, or probabilities in [0, 1].
+        where: boolean mask that broadcasts to ``logits``, True for the rows that count.
+        weights: of the rows, at least 0; broadcasts to ``logits``.
+        num_bins: a Python int; a bin without rows counts nothing.
+
+    Returns:
+        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
+        row that counts make it NaN.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape or no bins.
+
+    Accuracy: float32 2e-6 of the mean distance of label from probability, row by row.
+    Transforms: all, in logits, labels and weights; the bins are constants to a derivative.
+
+    Example:
+        >>> logits = jnp.full(10, jl.logit(jnp.float32(0.2)))
+        >>> print(f"{jl.binary_calibration_error(logits, jnp.arange(10) < 1):.2f}")
+        0.10
+    """
+    rows = _rows(logits, labels, where, weights)
+    bins = equal_width(rows.probability, num_bins)
+    return jnp.sum(jnp.abs(bin_sums(rows.weights, rows.gap, bins, num_bins))) / jnp.sum(
+        rows.weights
+    )
+
+
+@program()
+def binary_brier_score(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Array:
+    """Mean squared distance of the probability of yes from the label, (sigmoid(x) - y)**2.
+
+    As scikit-learn's ``brier_score_loss`` has it: half of what ``brier_score`` says of two classes.
+
+    Args:
+        logits: floating-point log-odds of yes, of any shape.
+        labels: in the shape of ``logits``: booleans, 0 or 1, or probabilities in [0, 1].
+        where: boolean mask that broadcasts to ``logits``, True for the rows that count.
+        weights: of the rows, at least 0; broadcasts to ``logits``.
+
+    Returns:
+        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
+        row that counts make it NaN.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape.
+
+    Accuracy: float32 2e-6 relative for labels of 0 and 1.
+    Transforms: all, to any order, in logits, labels and weights.
+    Reference: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
+
+    Example:
+        >>> print(f"{jl.binary_brier_score(jnp.array([2.0]), jnp.array([1])):.4f}")
+        0.0142
+    """
+    rows = _rows(logits, labels, where, weights)
+    return jnp.sum(rows.weights * jnp.square(rows.gap)) / jnp.sum(rows.weights)
+
+
+class _Rows(NamedTuple):
+    """N rows; whatever is wrong with one is in its weight, and so in every sum."""
+
+    probability: Array  # of yes
+    labels: Array
+    gap: Array  # label - probability
+    weights: Array
+
+
+def _rows(
+    logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None
+) -> _Rows:
+    x = widen(checks.as_floating("logits", logits))
+    y = widen(checks.as_real("labels", labels), x.dtype)
+    checks.require_shape("labels", y, x.shape, "the shape of logits,")
+    keep = checks.as_mask("where", True if where is None else where, x.shape)
+    w = row_weights(weights, keep, x.dtype)
+    x, y = jnp.where(keep, x, 0.0), jnp.where(keep, y, 0.0)
+    checks.check_no_nan("logits", x)
+    is_probability = (y >= 0) & (y <= 1)
+    checks.check_values("labels must be in [0, 1]", y, is_probability)
+    valid = is_probability & ~jnp.isnan(x)
+    w = jnp.where(valid, w, jnp.nan)
+    x, y = jnp.where(valid, x, 0.0), jnp.where(valid, y, 0.0)
+    p, missed = wide_sigmoid(x), wide_sigmoid(-x)
+    flat = (p, y, y * missed - (1 - y) * p, w)
+    return _Rows(*(array.reshape(-1) for array in flat))

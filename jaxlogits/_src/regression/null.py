@@ -1,0 +1,100 @@
+"""The model without features: an intercept alone, and whether a design has one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.regression.design import Design, Rows
+from jaxlogits._src.regression.likelihood import RowTerms, Terms, likelihood
+from jaxlogits._src.regression.newton import minimize, product, solve
+from jaxlogits._src.regression.problem import (
+    Problem,
+    evaluate,
+    evaluate_all,
+    find_minimum,
+    lengths,
+)
+
+RowEvaluate = Callable[[RowTerms, Problem, Array], Terms]
+
+
+def null_losses(row_terms: RowTerms, design: Design, num_outputs: int) -> Array:
+    """The losses [L] of the rows at the likeliest intercept, with their offset and weights."""
+    rows = design.rows
+    one = jnp.ones_like(rows.weights)[:, None]
+    design = design._replace(rows=rows._replace(features=one, level=None))
+    if rows.offset is None:
+        # Log-odds of -90 stand for those of a class without rows.
+        shares = jnp.maximum(_label_weights(rows, num_outputs + 1), jnp.finfo(one.dtype).tiny)
+        kernel = (jnp.log(shares[1:]) - jnp.log(shares[0]))[:, None]
+    else:
+        no_l2, square = jnp.eye(num_outputs, dtype=one.dtype), jnp.eye(1, dtype=one.dtype)
+        problem = Problem(design, None, no_l2, square)
+        minimum = find_minimum(row_terms, problem, jnp.int32(100), lengths(None, rows.weights))
+        kernel = minimum.point[:, None]
+    return likelihood(row_terms, design, kernel)[0]
+
+
+def _label_weights(rows: Rows, num_classes: int) -> Array:
+    """How much weight each class has among the labels, [K]; no is the first."""
+    y, w = rows.labels, rows.weights
+    if y.ndim == 2:
+        return jnp.sum(y[:, ::-1] * w[:, None], axis=0)
+    if jnp.issubdtype(y.dtype, jnp.floating):
+        return jnp.stack([jnp.sum((1 - y) * w), jnp.sum(y * w)])
+    is_class = y[None, :] == jnp.arange(num_classes, dtype=y.dtype)[:, None]
+    return jnp.sum(jnp.where(is_class, w[None, :], 0), axis=1)
+
+
+def constant_of(design: Design) -> tuple[Array, Array]:
+    """A combination [P] of the features that is 1, and whether it is in each row that counts."""
+    rows = lax.stop_gradient(design.rows)._replace(offset=None)
+    design = lax.stop_gradient(design)._replace(rows=rows)
+    num_features, dtype = rows.features.shape[1], rows.features.dtype
+    kernel = jnp.zeros([1, num_features], dtype)
+    if num_features == 0:
+        return kernel[0], jnp.zeros([], bool)
+    for _ in range(2):  # the second for what the rounding of the first leaves
+        _, gradient, hessian = likelihood(_distance_from_1, design, kernel)
+        kernel -= solve(hessian.reshape(num_features, num_features), gradient[0])[None, :]
+    (left,), _, _ = likelihood(_distance_from_1, design, kernel)
+    return kernel[0], left <= (64 * jnp.finfo(dtype).eps) ** 2 * jnp.sum(rows.weights)
+
+
+def firth_null(row_terms: RowTerms, problem: Problem, constant: Array) -> Array:
+    """The kernel [J P] of an intercept alone that is likeliest by the information of all features.
+
+    This is the hypothesis that the other coefficients are 0, under the same prior.
+    """
+    num_outputs = len(problem.metric)
+
+    def along(evaluate: RowEvaluate, args: tuple[Problem, Array], intercepts: Array) -> Terms:
+        problem, constant = args
+        losses, gradient, hessian = evaluate(row_terms, problem, kernel(constant, intercepts))
+        wide = hessian.reshape(num_outputs, len(constant), num_outputs, len(constant))
+        by_output = product(gradient.reshape(num_outputs, -1), constant)
+        return losses, by_output, jnp.einsum("jpkq,p,q->jk", wide, constant, constant)
+
+    def kernel(constant: Array, intercepts: Array) -> Array:
+        return (intercepts[:, None] * constant[None, :]).reshape(-1)
+
+    length = lengths(None, problem.design.rows.weights, linear=True)
+    found = minimize(
+        functools.partial(along, evaluate),
+        jnp.zeros([num_outputs], constant.dtype),
+        (problem, constant),
+        max_steps=100,
+        tolerance=length.goal,
+        exact=functools.partial(along, evaluate_all),
+    )
+    return kernel(constant, found.point)
+
+
+def _distance_from_1(x: Array, labels: Array) -> Terms:  # noqa: ARG001
+    """Least squares in place of a likelihood."""
+    return (x - 1) ** 2, x - 1, jnp.ones_like(x)[None]

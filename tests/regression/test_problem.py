@@ -1,0 +1,176 @@
+"""Firth's penalty against logistf's published numbers, and against its definition."""
+
+from typing import Any
+
+import _endometrial
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from scipy.special import log_softmax
+
+import jaxlogits as jl
+
+x64 = pytest.mark.usefixtures("x64")
+
+# How many women with and without a urinary tract infection have which of age, oc, vic, vicl, vis
+# and dia: the data set sex2 of R's package logistf.
+CASES = """000010 1 001000 14 001010 3 001100 10 001110 12 001111 1 010000 44 010001 3 011000 15
+    011001 1 011010 2 011100 7 011110 3 101000 2 101010 1 101011 1 101100 1 101111 1 110000 5
+    111000 3"""
+CONTROLS = """000010 1 001000 2 001010 1 001100 8 001110 18 010000 42 010010 1 011000 1 011100 5
+    011110 6 101100 2 101110 4 110000 14 110010 1 111000 1 111110 2"""
+
+
+def sex2() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features [23, 7], cases and trials [23]."""
+    counts = []
+    for table in (CASES, CONTROLS):
+        words = table.split()
+        counts.append(dict(zip(words[::2], map(int, words[1::2]), strict=True)))
+    patterns = sorted(counts[0].keys() | counts[1].keys())
+    cases, controls = (np.array([count.get(p, 0) for p in patterns]) for count in counts)
+    x = np.array([[1, *map(int, pattern)] for pattern in patterns], float)
+    return x, cases, cases + controls
+
+
+@x64
+def test_sex2_as_logistf_has_it() -> None:
+    x, cases, trials = sex2()
+    assert (cases.sum(), trials.sum()) == (130, 239)
+    fit = jl.fit_logistic(x, cases, trials=trials, firth=True)
+    # summary(logistf(case ~ age + oc + vic + vicl + vis + dia, data = sex2)), whose own tolerance
+    # is 1e-5 of the likelihood's slope.
+    want = [0.12025405, -1.10598131, -0.06881673, 2.26887464, -2.11140817, -0.78831694, 3.09601166]
+    np.testing.assert_allclose(fit.coefficients, want, rtol=1e-6)
+    test = jl.summarize(fit).likelihood_ratio
+    np.testing.assert_allclose(test.statistic, 49.09064, atol=5e-6)
+    np.testing.assert_allclose(test.p_value, 7.15089e-09, rtol=1e-6)
+
+
+def penalized(x: Any, labels: Any, b: Any, num_classes: int) -> tuple[Any, Any]:
+    """The penalized log likelihood of [P, K - 1] and the information [P, J, P, J]."""
+    z = np.concatenate([np.zeros([len(x), 1]), x @ b], axis=1)
+    log_p = log_softmax(z, axis=1)
+    p = np.exp(log_p)[:, 1:]
+    spread = p[:, :, None] * np.eye(num_classes - 1) - p[:, :, None] * p[:, None, :]
+    information = np.einsum("np,nq,njk->pjqk", x, x, spread)
+    log_det = np.linalg.slogdet(information.reshape(b.size, b.size))[1]
+    return log_p[np.arange(len(x)), labels].sum() + log_det / 2, information
+
+
+def exact(x: Any, labels: Any, num_classes: int) -> tuple[Any, Any, Any]:
+    """Coefficients, covariance and penalized log likelihood, by a general method."""
+    shape = (x.shape[1], num_classes - 1)
+    found = scipy.optimize.minimize(
+        lambda b: -penalized(x, labels, b.reshape(shape), num_classes)[0],
+        np.zeros(np.prod(shape)),
+        method="BFGS",
+        options={"gtol": 1e-9},
+    )
+    b = found.x.reshape(shape)
+    value, information = penalized(x, labels, b, num_classes)
+    covariance = np.linalg.inv(information.reshape(b.size, b.size))
+    return b, covariance.reshape(information.shape), value
+
+
+@x64
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_endometrial_cancer(dtype: type) -> None:
+    x, y = _endometrial.load()
+    assert jax.jit(jl.fit_logistic)(x.astype(dtype), y).separated
+    fit = jl.fit_logistic(x.astype(dtype), y, firth=True)
+    assert fit.converged
+    assert not fit.separated
+    # logistf(HG ~ NV + PI + EH)
+    want = [3.77455951, 2.92927330, -0.03475175, -2.60416387]
+    np.testing.assert_allclose(fit.coefficients, want, rtol=1e-6 if dtype is np.float64 else 3e-6)
+    (b, covariance, value), close = exact(x, y.astype(int), 2), np.testing.assert_allclose
+    rtol = 1e-5 if dtype is np.float32 else 2e-6  # of differences of a function, in BFGS
+    close(fit.coefficients, b[:, 0], rtol=rtol)
+    close(fit.covariance, covariance[:, 0, :, 0], rtol=2 * rtol)
+    close(fit.log_likelihood, value, rtol=1e-6 if dtype is np.float32 else 1e-11)
+
+
+@x64
+def test_classes_of_which_one_is_separated() -> None:
+    x, y = _endometrial.load()
+    x, labels = x[::2], np.where(np.arange(40) % 3 == 0, 2, y[::2].astype(int))
+    labels[x[:, 1] == 1] = 1
+    fit = jl.fit_multinomial(x, labels, 3, firth=True)
+    b, covariance, value = exact(x, labels, 3)
+    assert fit.converged
+    errors = np.sqrt(np.einsum("pjpj->pj", covariance))
+    np.testing.assert_allclose((fit.coefficients - b) / errors, 0, atol=2e-5)
+    np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-4)
+    np.testing.assert_allclose(fit.log_likelihood, value, rtol=1e-10)
+
+
+ROWS = 14
+X = np.column_stack([np.ones(ROWS), np.arange(ROWS), np.cos(np.arange(ROWS))])
+
+
+def test_separated_data_in_a_vmap() -> None:
+    """Finite for each of the thresholds, in any units, and for labels that are all yes."""
+    labels = np.arange(ROWS) >= np.arange(0, ROWS, 3)[:, None]
+    run = jax.jit(jax.vmap(lambda x, y: jl.fit_logistic(x, y, firth=True), (None, 0)))
+    want = run(X.astype(np.float32), labels)
+    assert want.converged.all()
+    assert jnp.isfinite(want.covariance).all()
+    units = np.array([1.0, 1e-6, 1e4])
+    fits = run((X * units).astype(np.float32), labels)
+    # In standard errors, of which the tolerance is 1e-5.
+    errors = np.sqrt(np.einsum("npp->np", want.covariance))
+    distance = (np.asarray(fits.coefficients) * units - np.asarray(want.coefficients)) / errors
+    np.testing.assert_allclose(distance, 0, atol=1e-4)
+    np.testing.assert_array_less(0, want.coefficients[1:, 1])
+
+
+def test_weights_are_frequencies() -> None:
+    weights = np.arange(ROWS) % 3
+    x, y = X.astype(np.float32), np.arange(ROWS) >= 6
+    fit = jl.fit_logistic(x, y, weights=weights, firth=True)
+    want = jl.fit_logistic(np.repeat(x, weights, 0), np.repeat(y, weights), firth=True)
+    for a, b in zip((*fit[:2], *fit[2:5]), (*want[:2], *want[2:5]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4)
+
+
+@x64
+def test_derivatives() -> None:
+    """In features, labels, weights, offset and l2 at once, against differences."""
+
+    def numbers(*given: Any) -> tuple[Any, ...]:
+        x, y, w, offset, l2 = given
+        return jl.fit_logistic(x, y, weights=w, offset=offset, l2=l2, firth=True)[:4]
+
+    y = 0.1 + 0.8 * (np.arange(ROWS) >= 6)
+    point = (X, y, 1.0 + np.arange(ROWS) % 2, np.sin(np.arange(ROWS)), np.float64(0.01))
+    rng = np.random.default_rng(0)
+    direction = tuple(rng.normal(size=np.shape(p)) / 10 for p in point)
+    direction[0][:, 0] = 0  # the null model is a special case only beside an intercept
+    run = jax.jit(lambda *args: jax.jvp(numbers, args, direction))
+    _, got = run(*point)
+    h = 1e-4
+    up, down = (
+        run(*(p + s * d for p, d in zip(point, direction, strict=True)))[0] for s in (h, -h)
+    )
+    for slope, a, b in zip(got, up, down, strict=True):
+        np.testing.assert_allclose(slope, (a - b) / (2 * h), rtol=1e-6, atol=1e-6)
+
+
+def test_collinear_columns_stay_nan() -> None:
+    x = np.column_stack([X, X[:, 1]]).astype(np.float32)
+    assert jnp.isnan(jl.fit_logistic(x, np.arange(ROWS) % 2, firth=True).coefficients).all()
+
+
+def test_a_fit_with_fewer_features_has_another_prior() -> None:
+    y = np.arange(ROWS) >= 6
+    fits = [jl.fit_logistic(X[:, :p].astype(np.float32), y, firth=True) for p in (3, 1)]
+    assert jnp.isnan(jl.likelihood_ratio_test(*fits).p_value)
+    assert jl.summarize(fits[0]).likelihood_ratio.p_value < 0.05
+
+
+def test_refuses() -> None:
+    with pytest.raises(TypeError, match=r"^firth must be True or False, got 'yes'$"):
+        jl.fit_logistic(X.astype(np.float32), np.arange(ROWS) % 2, firth="yes")  # type: ignore[arg-type]
