@@ -9,9 +9,13 @@ Pure functions that compose with every JAX transform::
 
 from jaxlogits._src.base.checked import checked
 from jaxlogits._src.blockwise.linear_head import (
-    linear_log_probs,
     linear_softmax_cross_entropy,
     linear_softmax_kl_divergence,
+)
+from jaxlogits._src.blockwise.linear_log_probs import (
+    linear_log_probs,
+    linear_log_probs_and_entropy,
+    linear_top_k,
 )
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
 from jaxlogits._src.calibration.conformal import aps_scores, conformal_set, conformal_threshold
@@ -125,8 +129,10 @@ __all__ = [
     "keep_top_p",
     "keep_typical",
     "linear_log_probs",
+    "linear_log_probs_and_entropy",
     "linear_softmax_cross_entropy",
     "linear_softmax_kl_divergence",
+    "linear_top_k",
     "log1mexp",
     "log_sigmoid",
     "log_softmax",

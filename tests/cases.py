@@ -341,6 +341,20 @@ CASES = [
         "linear_log_probs",
         options={"temperature": (1.0, 2.0, 3.0), "soft_cap": (None, 5.0, 7.0)},
     ),
+    of_heads(
+        "linear_log_probs_and_entropy",
+        where=ROWS,
+        options={"temperature": (1.0, 2.0, 3.0), "soft_cap": (None, 5.0, 7.0)},
+    ),
+    Case(
+        "linear_top_k",
+        {"hidden": HIDDEN, "kernel": KERNEL, "bias": BIAS},
+        where=ROWS,
+        optional={"class_where": np.arange(K) != 2},
+        options={"temperature": (1.0, 2.0, 3.0), "soft_cap": (None, 5.0, 7.0)},
+        static={"k": 3},
+        oracle=references.linear_top_k,
+    ),
     Case(
         "linear_softmax_kl_divergence",
         {

@@ -424,6 +424,35 @@ def linear_log_probs(
     return -softmax_cross_entropy_with_integer_labels(z, labels)
 
 
+def linear_log_probs_and_entropy(
+    hidden: Any, kernel: Any, labels: Any, *, bias: Any = None, where: Any = None, **layer: Any
+) -> Any:
+    log_probs = linear_log_probs(hidden, kernel, labels, bias=bias, **layer)
+    options = layer.get("soft_cap"), layer.get("temperature", 1.0)
+    entropies = entropy(_logits(hidden, kernel, bias, *options))
+    keep = True if where is None else where
+    return np.where(keep, log_probs, 0.0), np.where(keep, entropies, 0.0)
+
+
+def linear_top_k(
+    hidden: Any,
+    kernel: Any,
+    k: int,
+    *,
+    bias: Any = None,
+    where: Any = None,
+    class_where: Any = None,
+    soft_cap: float | None = None,
+    temperature: float = 1.0,
+) -> Any:
+    z = _logits(hidden, kernel, bias, soft_cap, temperature)
+    log_probs = log_softmax(z, where=class_where)
+    classes = np.argsort(-log_probs, axis=-1, kind="stable")[..., :k]
+    largest = np.take_along_axis(log_probs, classes, axis=-1)
+    keep = True if where is None else np.asarray(where)[..., None]
+    return np.where(keep, largest, 0.0), np.where(keep & (largest > -INF), classes, -1)
+
+
 def linear_softmax_cross_entropy(
     hidden: Any,
     kernel: Any,

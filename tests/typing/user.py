@@ -75,6 +75,9 @@ for transform in (jl.blockwise_mean, jl.blockwise_sum, jl.blockwise_map):
 jax.jit(jax.grad(jl.blockwise_mean(loss, has_aux=False)))(kernel, hidden, labels, where=yes)
 assert_type(jl.linear_softmax_cross_entropy(hidden, kernel, labels, soft_cap=30.0), jax.Array)
 assert_type(jl.linear_log_probs(hidden, kernel, labels), jax.Array)
+both = jl.linear_log_probs_and_entropy(hidden, kernel, labels, where=yes)
+assert_type(both, tuple[jax.Array, jax.Array])
+assert_type(jl.linear_top_k(hidden, kernel, 2, class_where=yes[:3]), tuple[jax.Array, jax.Array])
 assert_type(jl.linear_softmax_kl_divergence(hidden, kernel, hidden, kernel), jax.Array)
 
 # Calibration and conformal sets.

@@ -167,7 +167,7 @@ def sample_without_replacement(
         Array([2, 1, 0], dtype=int32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    k = _as_count(k, num_classes(rows.logits.shape, axis_name))
+    k = as_count(k, num_classes(rows.logits.shape, axis_name))
     z = _usable(rows)
     noise = _gumbel(key, z.shape, z.dtype, axis_name)
     # The sum and what its rounding loses, as those that are left may be far below the first.
@@ -322,7 +322,7 @@ def _as_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(map(operator.index, shape))
 
 
-def _as_count(k: int, most: int) -> int:
+def as_count(k: int, most: int) -> int:
     """How many classes to draw of those that there are."""
     if not _is_index(k):
         raise TypeError(f"k must be an int that is known while tracing, got {k!r}")

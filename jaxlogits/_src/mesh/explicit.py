@@ -98,7 +98,7 @@ def _run(fn: Callable[..., Any], arguments: Arguments, layout: Layout) -> Any:
         functools.partial(call, options=options),
         mesh=layout.mesh,
         in_specs=(specs,),
-        out_specs=layout.spec("", result.shape),
+        out_specs=jax.tree.map(lambda x: layout.spec("", x.shape), result),
         axis_names=set(layout.mesh.explicit_axes if layout.mesh.manual_axes else ()),  # or all
     )
     return on_devices({k: _placed(v, layout.mesh, specs[k]) for k, v in arrays.items()})
