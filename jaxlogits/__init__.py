@@ -47,11 +47,13 @@ from jaxlogits._src.decoding.shaping import (
     penalize_repetition,
     soft_cap,
 )
+from jaxlogits._src.decoding.speculative import speculative_sample
 from jaxlogits._src.decoding.truncation import (
     keep_epsilon,
     keep_eta,
     keep_min_p,
     keep_top_k,
+    keep_top_n_sigma,
     keep_top_p,
     keep_typical,
 )
@@ -76,6 +78,7 @@ from jaxlogits._src.losses.sparse import (
     entmax_loss_with_integer_labels,
     sparsemax,
 )
+from jaxlogits._src.losses.supports import kept_log_probs
 from jaxlogits._src.regression.fit import LogisticFit, fit_logistic, fit_multinomial
 from jaxlogits._src.regression.robust import robust_covariance
 from jaxlogits._src.regression.summary import (
@@ -126,8 +129,10 @@ __all__ = [
     "keep_eta",
     "keep_min_p",
     "keep_top_k",
+    "keep_top_n_sigma",
     "keep_top_p",
     "keep_typical",
+    "kept_log_probs",
     "linear_log_probs",
     "linear_log_probs_and_entropy",
     "linear_softmax_cross_entropy",
@@ -162,6 +167,7 @@ __all__ = [
     "softmax_kl_divergence",
     "softplus",
     "sparsemax",
+    "speculative_sample",
     "standard_errors",
     "total_variation",
     "z_values",

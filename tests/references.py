@@ -378,6 +378,19 @@ def keep_min_p(logits: Rows, *, p: float, where: Any = None) -> Any:
     return _kept(z, parts(z)[1] <= -np.log(p), where)
 
 
+@quiet
+def keep_top_n_sigma(logits: Rows, *, n: float, where: Any = None) -> Any:
+    z = masked(logits, where)
+    largest = np.max(z, axis=-1, keepdims=True)
+    there = np.isfinite(z)
+    count = np.maximum(np.sum(there, axis=-1, keepdims=True), 1)
+    mean = np.sum(np.where(there, z, 0.0), axis=-1, keepdims=True) / count
+    squares = np.where(there, (np.where(there, z, 0.0) - mean) ** 2, 0.0)
+    sigma = np.sqrt(np.sum(squares, axis=-1, keepdims=True) / count)
+    keep = (z == largest) | (z >= largest - n * sigma) | (n == INF)
+    return _kept(z, keep, where)
+
+
 def _above(logits: Rows, where: Any, bar: Any) -> Any:
     z, log_p = masked(logits, where), log_softmax(logits, where=where)
     keep = (log_p >= bar) | (z == np.max(z, axis=-1, keepdims=True))
@@ -411,16 +424,31 @@ def _logits(hidden: Any, kernel: Any, bias: Any, soft_cap_: Any, temperature: fl
     return (z if soft_cap_ is None else soft_cap(z, cap=soft_cap_)) / temperature
 
 
+@quiet
+def kept_log_probs(logits: Rows, labels: Any, kept: Any, *, where: Any = None) -> Any:
+    z = np.asarray(logits, float)
+    ids = np.asarray(kept)
+    keep = np.any(ids[..., :, None] == np.arange(z.shape[-1]), axis=-2)
+    some = ~blank(where, z)[..., 0]
+    keep = keep if where is None else keep & where
+    log_probs = log_softmax(z, where=keep)
+    chosen = np.take_along_axis(log_probs, np.asarray(labels)[..., None], axis=-1)[..., 0]
+    return np.where(some, chosen, 0.0)
+
+
 def linear_log_probs(
     hidden: Any,
     kernel: Any,
     labels: Any,
     *,
     bias: Any = None,
+    kept: Any = None,
     soft_cap: float | None = None,
     temperature: float = 1.0,
 ) -> Any:
     z = _logits(hidden, kernel, bias, soft_cap, temperature)
+    if kept is not None:
+        return kept_log_probs(z, labels, kept)
     return -softmax_cross_entropy_with_integer_labels(z, labels)
 
 

@@ -49,17 +49,21 @@ losses = [
     jl.entmax_loss_with_integer_labels(z, labels),
 ]
 assert_type(losses, list[jax.Array])
+assert_type(jl.kept_log_probs(z, labels, jnp.zeros([4, 2], int)), jax.Array)
 
 # Shaping and drawing.
 shaped = jl.soft_cap(jl.apply_temperature(z, 0.7), 30.0)
 shaped = jl.penalize_repetition(shaped, jnp.zeros([4, 3], int), 1.2)
 shaped = jl.adjust_prior(shaped, jnp.ones(3) / 3, jnp.array([0.5, 0.3, 0.2]))
 shaped = jl.keep_typical(jl.keep_min_p(jl.keep_top_p(jl.keep_top_k(shaped, 2), 0.9), 0.1), 0.9)
+shaped = jl.keep_top_n_sigma(shaped, 1.0)
 shaped = jl.keep_eta(jl.keep_epsilon(shaped, 1e-3), 1e-3)
 assert_type(shaped, jax.Array)
 assert_type(jl.sample(key, shaped, shape=(5,)), jax.Array)
 assert_type(jl.sample_with_log_prob(key, shaped), tuple[jax.Array, jax.Array])
 assert_type(jl.sample_without_replacement(key, z, 2), jax.Array)
+verified = jl.speculative_sample(key, labels[:3], z[:3], z, temperature=0.7)
+assert_type(verified, tuple[jax.Array, jax.Array])
 assert_type(jl.gumbel_softmax(key, z, hard=True), jax.Array)
 
 

@@ -6,15 +6,16 @@ block of logits is computed a second time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.blockwise.linear_head import linear_softmax_cross_entropy
 from jaxlogits._src.blockwise.linear_layer import (
     Head,
     Reduction,
@@ -29,8 +30,9 @@ from jaxlogits._src.blockwise.linear_layer import (
 from jaxlogits._src.decoding.sampling import as_count
 from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
 from jaxlogits._src.losses.divergences import entropy
+from jaxlogits._src.losses.supports import are_no_indices, kept_indices, log_probs_among
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_layer
-from jaxlogits._src.mesh.reductions import num_classes, row_take, row_top_k
+from jaxlogits._src.mesh.reductions import first_class, num_classes, row_take, row_top_k
 from jaxlogits._src.softmax import log_softmax
 
 _STATIC = ("block_size", "precision", "axis_name", "row_axis_name")
@@ -50,6 +52,7 @@ def linear_log_probs(
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
     class_where: ArrayLike | None = None,
+    kept: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     block_size: int | None = None,
@@ -59,8 +62,8 @@ def linear_log_probs(
 ) -> Array:
     """Log probability of each label under softmax(hidden @ kernel), without that array in memory.
 
-    What policy gradients and preference losses are made of. For a gradient each block of logits is
-    computed a second time. A padded batch, with labels such as -100, is given a ``where``.
+    What policy gradients and preference losses are made of. A padded batch, with labels such as
+    -100, is given a ``where``.
 
     Args:
         hidden: floating-point array ``[..., D]``, one row for each token.
@@ -71,6 +74,8 @@ def linear_log_probs(
         where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
         class_where: boolean mask ``[K]``, False for classes that don't exist, as in a padded
             vocabulary. A label that is one gives -inf.
+        kept: integers ``[..., n]``, the only classes of each row that remain, as in
+            ``kept_log_probs``: the kernel's other columns aren't multiplied.
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
         temperature: above 0, divides the logits.
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
@@ -82,8 +87,7 @@ def linear_log_probs(
         ``[...]``, at most 0, in float32 or wider; 0 where ``where`` is False.
 
     Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, no classes, or an option out of range.
+        TypeError, ValueError: for a wrong dtype, shape or option.
 
     Accuracy: that of the loss, given logits whose products are summed in float32.
     Transforms: all, to any order, in every floating-point argument and option.
@@ -92,22 +96,54 @@ def linear_log_probs(
         >>> jl.linear_log_probs(jnp.ones([2, 3]), jnp.ones([3, 8]), jnp.array([0, 7])).round(4)
         Array([-2.0794, -2.0794], dtype=float32)
     """
-    losses = linear_softmax_cross_entropy(
-        hidden,
-        kernel,
-        labels,
-        bias=bias,
-        where=where,
-        class_where=class_where,
-        soft_cap=soft_cap,
-        temperature=temperature,
-        reduction="none",
-        block_size=block_size,
-        precision=precision,
-        axis_name=axis_name,
-        row_axis_name=row_axis_name,
-    )
-    return 0.0 - losses  # 0, and not -0, for a row that is left out
+    how = Reduction("none", where, None, block_size, None, axis_name, row_axis_name)
+    rows, head = linear_layer(hidden, kernel, bias, how)
+    indices = head_labels(labels, rows, head, how)
+    exists = existing_classes(class_where, head)
+    logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+    if kept is not None:
+        count = num_classes(head.kernel.shape, axis_name)
+        ids = kept_indices(kept, rows.shape[:-1], count, "the rows of hidden")
+        of_kept = _log_probs_of_kept(logits, class_where, axis_name)
+        among: Array = map_rows(of_kept, head, (rows, indices, ids), how)
+        return among
+
+    def log_probs(head: Head, hidden: Array, labels: Array) -> Array:
+        bad = are_bad(labels, head, axis_name)
+        losses = softmax_cross_entropy_with_integer_labels(
+            logits(head, hidden), jnp.where(bad, 0, labels), where=exists, axis_name=axis_name
+        )
+        return 0.0 - spoiled(losses, bad)
+
+    each: Array = map_rows(log_probs, head, (rows, indices), how)
+    return each
+
+
+def _log_probs_of_kept(
+    logits: Callable[[Head, Array], Array], class_where: ArrayLike | None, axis_name: AxisName
+) -> Callable[..., Array]:
+    """The function of a block of rows of which each has kept some classes, its own."""
+
+    def of_row(head: Head, hidden: Array, own: Array) -> Array:
+        bias = None if head.bias is None else head.bias[own]
+        return logits(Head(jnp.take(head.kernel, own, axis=1), bias), hidden[None])[0]
+
+    def log_probs(head: Head, hidden: Array, labels: Array, ids: Array) -> Array:
+        shape = head.kernel.shape
+        bad = are_bad(labels, head, axis_name)
+        bad |= are_no_indices(ids, num_classes(shape, axis_name))
+        ids = jnp.sort(ids, axis=-1)
+        is_first = jnp.concatenate([ids[:, :1] >= 0, ids[:, 1:] != ids[:, :-1]], axis=-1)
+        own = ids - first_class(shape, ids.dtype, axis_name)
+        keep = is_first & (ids >= 0) & (own >= 0) & (own < shape[1])
+        own = jnp.clip(own, 0, shape[1] - 1)
+        if class_where is not None:
+            keep &= jnp.asarray(class_where)[own]
+        z = jax.vmap(of_row, (None, 0, 0))(head, hidden, own)
+        hit = ids == labels[:, None].astype(ids.dtype)
+        return 0.0 + spoiled(log_probs_among(z, keep, hit, bad, axis_name), bad)
+
+    return log_probs
 
 
 @program(*_STATIC, **_LOGITS)
