@@ -72,8 +72,7 @@ def linear_log_probs(
             gradient that row has a part in.
         bias: ``[K]``.
         where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
-        class_where: boolean mask ``[K]``, False for classes that don't exist, as in a padded
-            vocabulary. A label that is one gives -inf.
+        class_where: boolean mask ``[K]``, False for classes that don't exist (a label gives -inf).
         kept: integers ``[..., n]``, the only classes of each row that remain, as in
             ``kept_log_probs``: the kernel's other columns aren't multiplied.
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
