@@ -71,7 +71,7 @@ def main() -> None:
             places = [p_value(*x) for x in zip(of_class, p_probs, strict=True)]
             row = [name, f"{temperature:g}", f"{of_class.sum():,}", *places]
             row += [f"{1 - numbers[0]:.6f}", f"{1 - of_number[0] / of_number.sum():.6f}"]
-            row.append(p_value(of_number, numbers) if numbers.max() < 1 else "all accepted")
+            row.append(p_value(of_number, numbers) if numbers.max() < 1 - 1e-9 else "all accepted")
             rows.append(row)
             print(*row, sep=" | ", flush=True)
     columns = ["draft", "temperature", "classes drawn", "p, place 0", "p, place 1", "p, place 2"]

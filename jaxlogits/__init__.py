@@ -57,8 +57,13 @@ from jaxlogits._src.decoding.truncation import (
     keep_top_p,
     keep_typical,
 )
-from jaxlogits._src.log_odds import log1mexp, log_sigmoid, logit, sigmoid, softplus
-from jaxlogits._src.losses.binary import sigmoid_binary_cross_entropy, sigmoid_focal_loss
+from jaxlogits._src.log_odds import log1mexp, log_sigmoid, logit, logitexp, sigmoid, softplus
+from jaxlogits._src.losses.binary import (
+    sigmoid_binary_cross_entropy,
+    sigmoid_entropy,
+    sigmoid_focal_loss,
+    sigmoid_kl_divergence,
+)
 from jaxlogits._src.losses.classes import (
     poly_loss_cross_entropy,
     softmax_cross_entropy,
@@ -142,6 +147,7 @@ __all__ = [
     "log_sigmoid",
     "log_softmax",
     "logit",
+    "logitexp",
     "logsumexp",
     "maximum_calibration_error",
     "odds_ratios",
@@ -157,7 +163,9 @@ __all__ = [
     "sample_without_replacement",
     "sigmoid",
     "sigmoid_binary_cross_entropy",
+    "sigmoid_entropy",
     "sigmoid_focal_loss",
+    "sigmoid_kl_divergence",
     "soft_cap",
     "softmax",
     "softmax_cross_entropy",

@@ -255,6 +255,7 @@ CASES = [
     of_numbers("sigmoid", "logits", X, SURE, jax.nn.sigmoid),
     of_numbers("log_sigmoid", "logits", X, SURE, jax.nn.log_sigmoid),
     of_numbers("softplus", "x", X, SURE, jax.nn.softplus),
+    of_numbers("logitexp", "log_probs", -abs(X), np.array([-np.inf, 0.0, -1.0]), None),
     of_numbers("log1mexp", "x", abs(X), np.array([0.0, np.inf, 1.0]), jax.nn.log1mexp),
     Case(
         "sigmoid_binary_cross_entropy",
@@ -264,6 +265,18 @@ CASES = [
         options={"label_smoothing": (0.0, 0.125, 0.25)},
         oracle=references.sigmoid_binary_cross_entropy,
         peer=optax.sigmoid_binary_cross_entropy,
+    ),
+    Case(
+        "sigmoid_entropy",
+        {"logits": X},
+        infinite={"logits": SURE},
+        oracle=references.sigmoid_entropy,
+    ),
+    Case(
+        "sigmoid_kl_divergence",
+        {"logits_p": X, "logits_q": X[::-1]},
+        infinite={"logits_p": SURE, "logits_q": SURE},
+        oracle=references.sigmoid_kl_divergence,
     ),
     Case(
         "sigmoid_focal_loss",
@@ -294,7 +307,8 @@ CASES = [
     of_rows(
         "softmax_focal_loss_with_integer_labels",
         **HARD,
-        options={"gamma": (2.0, 1.5, 3.0)},
+        optional={"class_weights": BY_CLASS},
+        options={"label_smoothing": (0.0, 0.125, 0.25), "gamma": (2.0, 1.5, 3.0)},
     ),
     of_rows("kept_log_probs", args={"labels": LABELS, "kept": RECORDED}),
     of_rows(

@@ -45,6 +45,28 @@ softplus = elementwise("softplus")
 log1mexp = elementwise("log1mexp")
 
 
+@quiet
+def logitexp(log_probs: Any) -> Any:
+    x = np.asarray(log_probs, float)
+    return np.where(x > 0, NAN, x - np.log(-np.expm1(x)))
+
+
+@quiet
+def sigmoid_entropy(logits: Any) -> Any:
+    x = np.asarray(logits, float)
+    return times(sigmoid(x), softplus(-x)) + times(sigmoid(-x), softplus(x))
+
+
+@quiet
+def sigmoid_kl_divergence(logits_p: Any, logits_q: Any) -> Any:
+    a, b = np.asarray(logits_p, float), np.asarray(logits_q, float)
+    same = a == b
+    yes, no = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
+    total = times(sigmoid(a), np.where(sigmoid(a) == 0, 0.0, yes))
+    total = total + times(sigmoid(-a), np.where(sigmoid(-a) == 0, 0.0, no))
+    return np.where(same, 0.0, total)
+
+
 def times(a: Any, b: Any) -> Any:
     """a b, where 0 times infinity is 0; NaN stays."""
     a, b = np.asarray(a), np.asarray(b)
@@ -220,8 +242,26 @@ def softmax_cross_entropy_with_integer_labels(
 
 @quiet
 def softmax_focal_loss_with_integer_labels(
-    logits: Rows, labels: Any, *, where: Any = None, gamma: float = 2.0
+    logits: Rows,
+    labels: Any,
+    *,
+    where: Any = None,
+    gamma: float = 2.0,
+    label_smoothing: Any = 0.0,
+    class_weights: Any = None,
 ) -> Any:
+    """Of its own sum over the classes where there are options."""
+    if np.any(label_smoothing) or class_weights is not None:
+        z = masked(logits, where)
+        there = np.broadcast_to(True if where is None else where, z.shape)
+        count = np.maximum(np.sum(there, axis=-1, keepdims=True), 1)
+        eps = np.asarray(label_smoothing, float)[..., None]
+        hit = np.asarray(labels)[..., None] == np.arange(z.shape[-1])
+        targets = (1 - eps) * hit + eps * there / count
+        targets = targets * (1.0 if class_weights is None else class_weights)
+        losses = -log_softmax(logits, where=where)
+        each = times(targets, times((-np.expm1(-losses)) ** gamma, losses))
+        return np.where(np.any(there, axis=-1), np.sum(each, axis=-1), 0.0)
     loss = softmax_cross_entropy_with_integer_labels(logits, labels, where=where)
     return times((-np.expm1(-loss)) ** gamma, loss)
 

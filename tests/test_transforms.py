@@ -116,12 +116,24 @@ def of_labels(name: str, oracle: Callable[..., Any], **options: Any) -> Case:
     return Case(name, call, oracle, (X, Y, *options.values()))
 
 
+def binary_kl_to(a: Any, b: Any) -> Any:
+    """KL(sigmoid(a) || sigmoid(b)); without b the entropy."""
+    terms = 0
+    for x, y in ((a, b), (-a, None if b is None else -b)):
+        log_p = ro.log(ro.sigmoid(x))
+        terms += ro.sigmoid(x) * (-log_p if y is None else log_p - ro.log(ro.sigmoid(y)))
+    return terms
+
+
 CASES = [
     elementwise("logit", lambda p: ro.log(p / (1 - p)), PROBS),
     elementwise("sigmoid", ro.sigmoid, X),
     elementwise("log_sigmoid", lambda x: ro.log(ro.sigmoid(x)), X),
     elementwise("softplus", lambda x: -ro.log(ro.sigmoid(-x)), X),
+    elementwise("logitexp", lambda x: x - ro.log(1 - ro.exp(x)), -np.abs(X)),
     elementwise("log1mexp", lambda x: ro.log(1 - ro.exp(-x)), np.abs(X)),
+    elementwise("sigmoid_entropy", lambda x: binary_kl_to(x, None), X),
+    Case("sigmoid_kl_divergence", jl.sigmoid_kl_divergence, binary_kl_to, (X, X[::-1])),
     of_classes("logsumexp", oracle=ro.logsumexp),
     of_classes("softmax", oracle=ro.softmax),
     of_classes("log_softmax", oracle=ro.log_softmax),

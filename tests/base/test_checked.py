@@ -136,6 +136,12 @@ VIOLATIONS: dict[str, Violation] = {
         "log_sigmoid: logits must not be NaN, got nan in row 0",
     ),
     "softplus": (jl.softplus, [INF], [NAN], "softplus: x must not be NaN, got nan in row 0"),
+    "logitexp": (
+        jl.logitexp,
+        [0.0],
+        [0.25],
+        "logitexp: log_probs must be at most 0, got 0.25 in row 0",
+    ),
     "log1mexp": (jl.log1mexp, [0.0], [-0.25], "log1mexp: x must be at least 0, got -0.25 in row 0"),
     "binary": (
         lambda y: jl.sigmoid_binary_cross_entropy(X[:2], y),

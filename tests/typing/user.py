@@ -21,6 +21,7 @@ assert_type(jl.logit(0.55), jax.Array)
 assert_type(jl.sigmoid(np.zeros(3)), jax.Array)
 assert_type(jl.log_sigmoid(z), jax.Array)
 assert_type(jl.softplus(z), jax.Array)
+assert_type(jl.logitexp(jl.log_sigmoid(z)), jax.Array)
 assert_type(jl.log1mexp(jl.softplus(z)), jax.Array)
 
 # Rows.
@@ -45,6 +46,8 @@ losses = [
     jl.poly_loss_cross_entropy(z, p),
     jl.sigmoid_binary_cross_entropy(z[:, 0], yes, pos_weight=3.0),
     jl.sigmoid_focal_loss(z[:, 0], yes, alpha=0.25),
+    jl.sigmoid_entropy(z),
+    jl.sigmoid_kl_divergence(z, z),
     jl.entmax_loss(z, p, alpha=1.2),
     jl.entmax_loss_with_integer_labels(z, labels),
 ]

@@ -21,7 +21,8 @@ from jaxlogits._src.decoding.sampling import as_key, cooled_rows, draw
 from jaxlogits._src.log_odds import log1mexp
 from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.mesh.reductions import class_indices, num_classes, row_any, row_sum
-from jaxlogits._src.rows.rows import first_max, row_stats, rows_of
+from jaxlogits._src.rows.rows import rows_of
+from jaxlogits._src.rows.softmax import first_max, log_softmax_rows
 
 
 @program("axis_name", temperature=Option(Range(0)))
@@ -121,19 +122,13 @@ def _compare(p: Array, q: Array, scale: Array, axis_name: AxisName) -> _Models:
     """What two models say, from their logits; at a temperature of 0 of the target alone."""
     rows_p = rows_of(p, -1, None, axis_name, name="target_logits")
     rows_q = rows_of(q, -1, None, axis_name, name="draft_logits")
-    log_p = _log_softmax(cooled_rows(rows_p, scale), axis_name)
-    log_q = _log_softmax(cooled_rows(rows_q, scale), axis_name)
+    log_p = log_softmax_rows(cooled_rows(rows_p, scale), axis_name)
+    log_q = log_softmax_rows(cooled_rows(rows_q, scale), axis_name)
     ratio = _log_ratio(_Pair(p[:-1], q, log_p[:-1], log_q), scale, axis_name)
     is_less = ratio < 0
     left = log_p[:-1] + log1mexp(jnp.where(is_less, -ratio, 1.0))
     missing = jnp.where(is_less, left, jnp.where(jnp.isnan(ratio), ratio, -jnp.inf))
     return _Models(log_p, ratio, missing)
-
-
-def _log_softmax(z: Array, axis_name: AxisName) -> Array:
-    """The logarithms of the probabilities, NaN for a row of -inf."""
-    stats = row_stats(z, axis_name)
-    return jnp.where(stats.largest == -jnp.inf, jnp.nan, -stats.gaps - jnp.log1p(stats.rest))
 
 
 class _Pair(NamedTuple):

@@ -20,7 +20,8 @@ from jaxlogits._src.mesh.reductions import (
     row_any,
     row_sum,
 )
-from jaxlogits._src.rows.rows import label_mask, rows_of, spoiled
+from jaxlogits._src.rows.rows import rows_of, spoiled
+from jaxlogits._src.rows.softmax import label_mask
 from jaxlogits._src.rows.targets import label_rows
 
 
