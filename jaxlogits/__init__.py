@@ -9,9 +9,13 @@ Pure functions that compose with every JAX transform::
 
 from jaxlogits._src.base.checked import checked
 from jaxlogits._src.blockwise.linear_head import (
-    linear_log_probs,
     linear_softmax_cross_entropy,
     linear_softmax_kl_divergence,
+)
+from jaxlogits._src.blockwise.linear_log_probs import (
+    linear_log_probs,
+    linear_log_probs_and_entropy,
+    linear_top_k,
 )
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
 from jaxlogits._src.calibration.binary import (
@@ -50,16 +54,23 @@ from jaxlogits._src.decoding.shaping import (
     penalize_repetition,
     soft_cap,
 )
+from jaxlogits._src.decoding.speculative import speculative_sample
 from jaxlogits._src.decoding.truncation import (
     keep_epsilon,
     keep_eta,
     keep_min_p,
     keep_top_k,
+    keep_top_n_sigma,
     keep_top_p,
     keep_typical,
 )
-from jaxlogits._src.log_odds import log1mexp, log_sigmoid, logit, sigmoid, softplus
-from jaxlogits._src.losses.binary import sigmoid_binary_cross_entropy, sigmoid_focal_loss
+from jaxlogits._src.log_odds import log1mexp, log_sigmoid, logit, logitexp, sigmoid, softplus
+from jaxlogits._src.losses.binary import (
+    sigmoid_binary_cross_entropy,
+    sigmoid_entropy,
+    sigmoid_focal_loss,
+    sigmoid_kl_divergence,
+)
 from jaxlogits._src.losses.classes import (
     poly_loss_cross_entropy,
     softmax_cross_entropy,
@@ -79,6 +90,7 @@ from jaxlogits._src.losses.sparse import (
     entmax_loss_with_integer_labels,
     sparsemax,
 )
+from jaxlogits._src.losses.supports import kept_log_probs
 from jaxlogits._src.regression.delta import Estimate, delta_method
 from jaxlogits._src.regression.fit import LogisticFit, fit_logistic, fit_multinomial
 from jaxlogits._src.regression.predict import predict_log_odds, predict_probs
@@ -136,16 +148,21 @@ __all__ = [
     "keep_eta",
     "keep_min_p",
     "keep_top_k",
+    "keep_top_n_sigma",
     "keep_top_p",
     "keep_typical",
+    "kept_log_probs",
     "likelihood_ratio_test",
     "linear_log_probs",
+    "linear_log_probs_and_entropy",
     "linear_softmax_cross_entropy",
     "linear_softmax_kl_divergence",
+    "linear_top_k",
     "log1mexp",
     "log_sigmoid",
     "log_softmax",
     "logit",
+    "logitexp",
     "logsumexp",
     "maximum_calibration_error",
     "penalize_repetition",
@@ -159,7 +176,9 @@ __all__ = [
     "sample_without_replacement",
     "sigmoid",
     "sigmoid_binary_cross_entropy",
+    "sigmoid_entropy",
     "sigmoid_focal_loss",
+    "sigmoid_kl_divergence",
     "soft_cap",
     "softmax",
     "softmax_cross_entropy",
@@ -169,6 +188,7 @@ __all__ = [
     "softmax_kl_divergence",
     "softplus",
     "sparsemax",
+    "speculative_sample",
     "summarize",
     "total_variation",
 ]

@@ -59,6 +59,11 @@ BUDGETS: dict[str, dict[str, Budget]] = {
         "bfloat16": _SIXTEEN_BITS,
         "float16": _SIXTEEN_BITS,
     },
+    "logitexp": {
+        "float32": Budget(2.0, (2.5, 5.5)),
+        "bfloat16": Budget(0.501),
+        "float16": Budget(0.501),
+    },
     # Rows and losses. The gaps between logits of test rows are exact in float32: the rounding of a
     # gap is no error of these functions. Derivatives are by the logits.
     "logsumexp": {"float32": Budget(3.0, of="max(1, |result|)")},

@@ -131,6 +131,8 @@ REMOVED = np.where(np.array([[0, 1, 0, 0, 1]] * 3 + [[1, 1, 1, 1, 0]], bool), -n
 X, Y = normal(N, K), uniform(N, K)
 SURE = np.array([[-np.inf, np.inf, 0.5, -40.0, 40.0]] * N, np.float32)
 MATCHING = np.array([[0.0, 1.0, 0.25, 0.0, 1.0]] * N, np.float32)
+# Every row's label and some others, and one padding.
+RECORDED = np.array([[0, 1, 3, -1], [4, 3, 1, -1], [2, 0, 4, -1], [4, 4, 2, -1]], np.int32)
 HIDDEN, KERNEL, BIAS = normal(N, D), normal(D, K, scale=1.0), normal(K)
 WEIGHTS = uniform(N, low=0.5, high=1.5)
 BY_CLASS = uniform(K, low=0.5, high=1.5)
@@ -177,14 +179,18 @@ def of_pairs(name: str, **fields: Any) -> Case:
     return of_rows(name, logits="logits_p", **more, **fields)
 
 
-def of_draws(name: str, **fields: Any) -> Case:
+def drawn(name: str) -> Callable[..., Any]:
     def call(**args: Any) -> Any:
         return getattr(jl, name)(jax.random.wrap_key_data(args.pop("key")), **args)
 
+    return call
+
+
+def of_draws(name: str, **fields: Any) -> Case:
     key = {"key": np.array([0, 7], np.uint32)}
     # The log probability of a draw from no class is NaN.
     return of_rows(
-        name, args=key, call=call, oracle=None, where=WHERE[2::-1][[0, 1, 2, 0]], **fields
+        name, args=key, call=drawn(name), oracle=None, where=WHERE[2::-1][[0, 1, 2, 0]], **fields
     )
 
 
@@ -279,6 +285,7 @@ CASES = [
     of_numbers("sigmoid", "logits", X, SURE, jax.nn.sigmoid),
     of_numbers("log_sigmoid", "logits", X, SURE, jax.nn.log_sigmoid),
     of_numbers("softplus", "x", X, SURE, jax.nn.softplus),
+    of_numbers("logitexp", "log_probs", -abs(X), np.array([-np.inf, 0.0, -1.0]), None),
     of_numbers("log1mexp", "x", abs(X), np.array([0.0, np.inf, 1.0]), jax.nn.log1mexp),
     Case(
         "sigmoid_binary_cross_entropy",
@@ -288,6 +295,18 @@ CASES = [
         options={"label_smoothing": (0.0, 0.125, 0.25)},
         oracle=references.sigmoid_binary_cross_entropy,
         peer=optax.sigmoid_binary_cross_entropy,
+    ),
+    Case(
+        "sigmoid_entropy",
+        {"logits": X},
+        infinite={"logits": SURE},
+        oracle=references.sigmoid_entropy,
+    ),
+    Case(
+        "sigmoid_kl_divergence",
+        {"logits_p": X, "logits_q": X[::-1]},
+        infinite={"logits_p": SURE, "logits_q": SURE},
+        oracle=references.sigmoid_kl_divergence,
     ),
     Case(
         "sigmoid_focal_loss",
@@ -318,8 +337,10 @@ CASES = [
     of_rows(
         "softmax_focal_loss_with_integer_labels",
         **HARD,
-        options={"gamma": (2.0, 1.5, 3.0)},
+        optional={"class_weights": BY_CLASS},
+        options={"label_smoothing": (0.0, 0.125, 0.25), "gamma": (2.0, 1.5, 3.0)},
     ),
+    of_rows("kept_log_probs", args={"labels": LABELS, "kept": RECORDED}),
     of_rows(
         "poly_loss_cross_entropy",
         **SOFT,
@@ -353,6 +374,7 @@ CASES = [
     ),
     of_rows("keep_top_k", options={"k": (2, 3, 1)}),
     of_rows("keep_top_p", options={"p": (1.0, 0.75, 0.5)}),
+    of_rows("keep_top_n_sigma", options={"n": (np.inf, 1.0, 0.5)}),
     of_rows("keep_min_p", options={"p": (0.0, 0.25, 0.5)}),
     of_rows("keep_typical", options={"mass": (1.0, 0.75, 0.5)}),
     of_rows("keep_epsilon", options={"epsilon": (0.0, 0.125, 0.25)}),
@@ -360,6 +382,18 @@ CASES = [
     of_draws("sample", options={"temperature": (1.0, 0.5, 0.0)}),
     of_draws("sample_with_log_prob", options={"temperature": (1.0, 0.5, 0.0)}),
     of_draws("sample_without_replacement", static={"k": 2}),
+    Case(
+        "speculative_sample",
+        {
+            "key": np.array([0, 7], np.uint32),
+            "draft_classes": LABELS[: N - 1],
+            "draft_logits": OTHER[: N - 1],
+            "target_logits": LOGITS,
+        },
+        infinite={"draft_logits": np.where(LOGITS[: N - 1] < 0, -np.inf, OTHER[: N - 1])},
+        options={"temperature": (1.0, 0.5, 0.0)},
+        call=drawn("speculative_sample"),
+    ),
     of_draws("gumbel_softmax", options={"temperature": (1.0, 0.5, 2.0)}),
     of_heads(
         "linear_softmax_cross_entropy",
@@ -369,7 +403,22 @@ CASES = [
     ),
     of_heads(
         "linear_log_probs",
+        optional={"kept": RECORDED},
         options={"temperature": (1.0, 2.0, 3.0), "soft_cap": (None, 5.0, 7.0)},
+    ),
+    of_heads(
+        "linear_log_probs_and_entropy",
+        where=ROWS,
+        options={"temperature": (1.0, 2.0, 3.0), "soft_cap": (None, 5.0, 7.0)},
+    ),
+    Case(
+        "linear_top_k",
+        {"hidden": HIDDEN, "kernel": KERNEL, "bias": BIAS},
+        where=ROWS,
+        optional={"class_where": np.arange(K) != 2},
+        options={"temperature": (1.0, 2.0, 3.0), "soft_cap": (None, 5.0, 7.0)},
+        static={"k": 3},
+        oracle=references.linear_top_k,
     ),
     Case(
         "linear_softmax_kl_divergence",

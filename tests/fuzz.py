@@ -119,6 +119,7 @@ TARGETS = [
     Target("keep_top_k", (), {"k": Option(0, 0, (1, 2, 3, 7, 50))}),
     Target("keep_top_p", (), {"p": UNIT}),
     Target("keep_min_p", (), {"p": UNIT}),
+    Target("keep_top_n_sigma", (), {"n": Option(0.0, 4.0, (0.0,))}),
     Target("keep_typical", (), {"mass": UNIT}),
     Target("keep_epsilon", (), {"epsilon": UNIT}),
     Target("keep_eta", (), {"epsilon": UNIT}),

@@ -45,6 +45,28 @@ softplus = elementwise("softplus")
 log1mexp = elementwise("log1mexp")
 
 
+@quiet
+def logitexp(log_probs: Any) -> Any:
+    x = np.asarray(log_probs, float)
+    return np.where(x > 0, NAN, x - np.log(-np.expm1(x)))
+
+
+@quiet
+def sigmoid_entropy(logits: Any) -> Any:
+    x = np.asarray(logits, float)
+    return times(sigmoid(x), softplus(-x)) + times(sigmoid(-x), softplus(x))
+
+
+@quiet
+def sigmoid_kl_divergence(logits_p: Any, logits_q: Any) -> Any:
+    a, b = np.asarray(logits_p, float), np.asarray(logits_q, float)
+    same = a == b
+    yes, no = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
+    total = times(sigmoid(a), np.where(sigmoid(a) == 0, 0.0, yes))
+    total = total + times(sigmoid(-a), np.where(sigmoid(-a) == 0, 0.0, no))
+    return np.where(same, 0.0, total)
+
+
 def times(a: Any, b: Any) -> Any:
     """a b, where 0 times infinity is 0; NaN stays."""
     a, b = np.asarray(a), np.asarray(b)
@@ -220,8 +242,26 @@ def softmax_cross_entropy_with_integer_labels(
 
 @quiet
 def softmax_focal_loss_with_integer_labels(
-    logits: Rows, labels: Any, *, where: Any = None, gamma: float = 2.0
+    logits: Rows,
+    labels: Any,
+    *,
+    where: Any = None,
+    gamma: float = 2.0,
+    label_smoothing: Any = 0.0,
+    class_weights: Any = None,
 ) -> Any:
+    """Of its own sum over the classes where there are options."""
+    if np.any(label_smoothing) or class_weights is not None:
+        z = masked(logits, where)
+        there = np.broadcast_to(True if where is None else where, z.shape)
+        count = np.maximum(np.sum(there, axis=-1, keepdims=True), 1)
+        eps = np.asarray(label_smoothing, float)[..., None]
+        hit = np.asarray(labels)[..., None] == np.arange(z.shape[-1])
+        targets = (1 - eps) * hit + eps * there / count
+        targets = targets * (1.0 if class_weights is None else class_weights)
+        losses = -log_softmax(logits, where=where)
+        each = times(targets, times((-np.expm1(-losses)) ** gamma, losses))
+        return np.where(np.any(there, axis=-1), np.sum(each, axis=-1), 0.0)
     loss = softmax_cross_entropy_with_integer_labels(logits, labels, where=where)
     return times((-np.expm1(-loss)) ** gamma, loss)
 
@@ -378,6 +418,19 @@ def keep_min_p(logits: Rows, *, p: float, where: Any = None) -> Any:
     return _kept(z, parts(z)[1] <= -np.log(p), where)
 
 
+@quiet
+def keep_top_n_sigma(logits: Rows, *, n: float, where: Any = None) -> Any:
+    z = masked(logits, where)
+    largest = np.max(z, axis=-1, keepdims=True)
+    there = np.isfinite(z)
+    count = np.maximum(np.sum(there, axis=-1, keepdims=True), 1)
+    mean = np.sum(np.where(there, z, 0.0), axis=-1, keepdims=True) / count
+    squares = np.where(there, (np.where(there, z, 0.0) - mean) ** 2, 0.0)
+    sigma = np.sqrt(np.sum(squares, axis=-1, keepdims=True) / count)
+    keep = (z == largest) | (z >= largest - n * sigma) | (n == INF)
+    return _kept(z, keep, where)
+
+
 def _above(logits: Rows, where: Any, bar: Any) -> Any:
     z, log_p = masked(logits, where), log_softmax(logits, where=where)
     keep = (log_p >= bar) | (z == np.max(z, axis=-1, keepdims=True))
@@ -411,17 +464,61 @@ def _logits(hidden: Any, kernel: Any, bias: Any, soft_cap_: Any, temperature: fl
     return (z if soft_cap_ is None else soft_cap(z, cap=soft_cap_)) / temperature
 
 
+@quiet
+def kept_log_probs(logits: Rows, labels: Any, kept: Any, *, where: Any = None) -> Any:
+    z = np.asarray(logits, float)
+    ids = np.asarray(kept)
+    keep = np.any(ids[..., :, None] == np.arange(z.shape[-1]), axis=-2)
+    some = ~blank(where, z)[..., 0]
+    keep = keep if where is None else keep & where
+    log_probs = log_softmax(z, where=keep)
+    chosen = np.take_along_axis(log_probs, np.asarray(labels)[..., None], axis=-1)[..., 0]
+    return np.where(some, chosen, 0.0)
+
+
 def linear_log_probs(
     hidden: Any,
     kernel: Any,
     labels: Any,
     *,
     bias: Any = None,
+    kept: Any = None,
     soft_cap: float | None = None,
     temperature: float = 1.0,
 ) -> Any:
     z = _logits(hidden, kernel, bias, soft_cap, temperature)
+    if kept is not None:
+        return kept_log_probs(z, labels, kept)
     return -softmax_cross_entropy_with_integer_labels(z, labels)
+
+
+def linear_log_probs_and_entropy(
+    hidden: Any, kernel: Any, labels: Any, *, bias: Any = None, where: Any = None, **layer: Any
+) -> Any:
+    log_probs = linear_log_probs(hidden, kernel, labels, bias=bias, **layer)
+    options = layer.get("soft_cap"), layer.get("temperature", 1.0)
+    entropies = entropy(_logits(hidden, kernel, bias, *options))
+    keep = True if where is None else where
+    return np.where(keep, log_probs, 0.0), np.where(keep, entropies, 0.0)
+
+
+def linear_top_k(
+    hidden: Any,
+    kernel: Any,
+    k: int,
+    *,
+    bias: Any = None,
+    where: Any = None,
+    class_where: Any = None,
+    soft_cap: float | None = None,
+    temperature: float = 1.0,
+) -> Any:
+    z = _logits(hidden, kernel, bias, soft_cap, temperature)
+    log_probs = log_softmax(z, where=class_where)
+    classes = np.argsort(-log_probs, axis=-1, kind="stable")[..., :k]
+    largest = np.take_along_axis(log_probs, classes, axis=-1)
+    keep = True if where is None else np.asarray(where)[..., None]
+    return np.where(keep, largest, 0.0), np.where(keep & (largest > -INF), classes, -1)
 
 
 def linear_softmax_cross_entropy(

@@ -77,6 +77,7 @@ OTHERS: dict[str, Function] = {
     "keep_top_k": of_logits("keep_top_k", 3),
     "keep_top_p": of_logits("keep_top_p", 0.75),
     "keep_min_p": of_logits("keep_min_p", 0.125),
+    "keep_top_n_sigma": of_logits("keep_top_n_sigma", 1.0),
     "keep_typical": of_logits("keep_typical", 0.75),
     "keep_epsilon": of_logits("keep_epsilon", 0.0625),
     "keep_eta": of_logits("keep_eta", 0.0625),

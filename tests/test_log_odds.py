@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import accuracy
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -213,3 +214,47 @@ def test_compiles_to_one_loop(name: str, order: int) -> None:
     program = jax.jit(function).lower(argument).compile().as_text()
     entry = program[program.index("\nENTRY") :]
     assert entry.count(" fusion(") == 1
+
+
+def test_logitexp() -> None:
+    """Near log(1/2) the difference of logarithms would be rounding error; mpmath has the digits."""
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.uniform(np.log(1e-6), np.log(80), 300))
+    near = np.log(0.5) * (1 + rng.normal(size=100) * 10.0 ** rng.uniform(-16, -1, 100))
+    mp = oracles.mp
+    exact = (
+        lambda x: x - mp.log(1 - mp.exp(x)),
+        lambda x: 1 / (1 - mp.exp(x)),
+        lambda x: mp.exp(x) / (1 - mp.exp(x)) ** 2,
+    )
+    for dtype in (np.float32, np.float64):
+        x = np.concatenate([-sizes, near]).astype(dtype)
+        for order, fn in enumerate(oracles.derivatives(jl.logitexp, 2)):
+            results = np.asarray(jax.jit(fn)(x))
+            worst = max(
+                oracles.ulps_from_exact(y, exact[order](mp.mpf(float(at))))
+                for y, at in zip(results, x, strict=True)
+            )
+            assert worst <= accuracy.allowed("logitexp", "float32", order), (dtype, order)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_logitexp_of_every_number_of_16_bits(dtype: Any) -> None:
+    x = oracles.every(dtype)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        wide = np.asarray(jax.jit(jl.logitexp)(x.astype(np.float64)))
+    is_zero = (np.abs(x) < jnp.finfo(dtype).tiny) & oracles.flushes(dtype)
+    want = np.where(is_zero, INF, np.where(x > 0, NAN, wide))
+    errors = oracles.ulps(jax.jit(jl.logitexp)(x), want)
+    assert np.nanmax(errors) <= 0.501
+
+
+def test_logitexp_is_the_inverse_of_log_sigmoid() -> None:
+    x = np.float32([-INF, -90, -1, -1e-6, 0, 1e-6, 1, 15])
+    # An ulp of the logarithm is 1 + exp(x) of them in the result, relative to its size.
+    back = jl.logitexp(jl.log_sigmoid(x))
+    np.testing.assert_allclose(back[:-1], x[:-1], rtol=2**-21, atol=2**-23)
+    edges = jnp.float32([-INF, 0, -0.0, 0.5, NAN])
+    np.testing.assert_array_equal(jl.logitexp(edges), [-INF, INF, INF, NAN, NAN])
+    slopes = jax.vmap(jax.grad(jl.logitexp))(edges)
+    np.testing.assert_array_equal(slopes, [1, INF, INF, NAN, NAN])

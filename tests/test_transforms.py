@@ -50,12 +50,16 @@ ELSEWHERE = {
     "keep_eta": "decoding/test_truncation.py",
     "keep_min_p": "decoding/test_truncation.py",
     "keep_top_k": "decoding/test_truncation.py",
+    "keep_top_n_sigma": "decoding/test_truncation.py",
     "keep_top_p": "decoding/test_truncation.py",
     "keep_typical": "decoding/test_truncation.py",
     "likelihood_ratio_test": "regression/test_summary.py",
-    "linear_log_probs": "blockwise/test_linear_head.py",
+    "kept_log_probs": "losses/test_supports.py",
+    "linear_log_probs": "blockwise/test_linear_log_probs.py",
+    "linear_log_probs_and_entropy": "blockwise/test_linear_log_probs.py",
     "linear_softmax_cross_entropy": "blockwise/test_linear_head.py",
     "linear_softmax_kl_divergence": "blockwise/test_linear_head.py",
+    "linear_top_k": "blockwise/test_linear_log_probs.py",
     "maximum_calibration_error": "calibration/test_errors.py",
     "penalize_repetition": "decoding/test_shaping.py",
     "predict_log_odds": "regression/test_predict.py",
@@ -70,6 +74,7 @@ ELSEWHERE = {
     "softmax_kl_divergence": "losses/test_divergences.py",
     "sparsemax": "losses/test_sparse.py",
     "summarize": "regression/test_summary.py",
+    "speculative_sample": "decoding/test_speculative.py",
     "total_variation": "losses/test_divergences.py",
 }
 
@@ -113,12 +118,24 @@ def of_labels(name: str, oracle: Callable[..., Any], **options: Any) -> Case:
     return Case(name, call, oracle, (X, Y, *options.values()))
 
 
+def binary_kl_to(a: Any, b: Any) -> Any:
+    """KL(sigmoid(a) || sigmoid(b)); without b the entropy."""
+    terms = 0
+    for x, y in ((a, b), (-a, None if b is None else -b)):
+        log_p = ro.log(ro.sigmoid(x))
+        terms += ro.sigmoid(x) * (-log_p if y is None else log_p - ro.log(ro.sigmoid(y)))
+    return terms
+
+
 CASES = [
     elementwise("logit", lambda p: ro.log(p / (1 - p)), PROBS),
     elementwise("sigmoid", ro.sigmoid, X),
     elementwise("log_sigmoid", lambda x: ro.log(ro.sigmoid(x)), X),
     elementwise("softplus", lambda x: -ro.log(ro.sigmoid(-x)), X),
+    elementwise("logitexp", lambda x: x - ro.log(1 - ro.exp(x)), -np.abs(X)),
     elementwise("log1mexp", lambda x: ro.log(1 - ro.exp(-x)), np.abs(X)),
+    elementwise("sigmoid_entropy", lambda x: binary_kl_to(x, None), X),
+    Case("sigmoid_kl_divergence", jl.sigmoid_kl_divergence, binary_kl_to, (X, X[::-1])),
     of_classes("logsumexp", oracle=ro.logsumexp),
     of_classes("softmax", oracle=ro.softmax),
     of_classes("log_softmax", oracle=ro.log_softmax),

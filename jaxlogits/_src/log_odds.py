@@ -5,7 +5,7 @@ functions with rules of their own:
 
     sigmoid' = slope            slope' = -slope tanh(x/2)     tanh(x/2)' = 2 slope
     softplus' = sigmoid         logit' = |1/p + 1/(1-p)| = r  r' = (2p - 1) r^2
-    log1mexp' = 1/expm1 = g     g' = -g (1 + g)
+    log1mexp' = 1/expm1 = g     g' = -g (1 + g)               logitexp' = 1 + g(-x)
 
 so every order is as accurate as the first. They compute in float32 or float64; the public functions
 widen the input and round the result once, and derivatives pass through the same two conversions.
@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlogits._src.base import exp_log as el
 from jaxlogits._src.base.checks import as_floating, check_no_nan, check_values
@@ -116,6 +117,35 @@ def log_sigmoid(logits: ArrayLike) -> Array:
 
 
 @program()
+def logitexp(log_probs: ArrayLike) -> Array:
+    """Log-odds of a probability given by its logarithm, logit(exp(x)) = x - log(1 - exp(x)).
+
+    The inverse of ``log_sigmoid``. Where the probability is close to 1/2 it is 2 atanh(2 p - 1),
+    with 2 p - 1 = expm1(x + log 2): the difference of two logarithms would be all rounding error.
+
+    Args:
+        log_probs: floating-point array, at most 0. -inf gives -inf, 0 gives +inf with derivative
+            +inf, and a number above 0 gives NaN. A subnormal number counts as 0.
+
+    Returns:
+        The shape and dtype of ``log_probs``.
+
+    Raises:
+        TypeError: if ``log_probs`` isn't floating point.
+
+    Accuracy: float32 2 ulp, derivatives 2.5 and 5.5; bfloat16 and float16 0.501 ulp.
+    Transforms: all, to any order; the derivative is 1 / (1 - exp(x)).
+
+    Example:
+        >>> jl.logitexp(jl.log_sigmoid(jnp.array([-100.0, 0.001, 3.0]))).round(4)
+        Array([-1.e+02,  1.e-03,  3.e+00], dtype=float32)
+    """
+    log_probs = as_floating("log_probs", log_probs)
+    check_values("log_probs must be at most 0", log_probs, log_probs <= 0, "at")
+    return narrow(_logitexp(widen(log_probs)), log_probs)
+
+
+@program()
 def softplus(x: ArrayLike) -> Array:
     """A smooth max(x, 0): log(1 + exp(x)).
 
@@ -173,6 +203,10 @@ def log1mexp(x: ArrayLike) -> Array:
     x = as_floating("x", x)
     check_values("x must be at least 0", x, x >= 0, "at")
     return narrow(_log1mexp(widen(x)), x)
+
+
+# log(2) less itself rounded to the dtype, from mpmath: mp.log(2) - mp.mpf(float(dtype(np.log(2)))).
+_LOG2_LESS_ROUNDED = {"float32": -1.904654299957e-09, "float64": 2.3190468138462996e-17}
 
 
 @jax.custom_jvp
@@ -263,6 +297,18 @@ def _log1mexp(x: Array) -> Array:
 
 
 @jax.custom_jvp
+def _logitexp(x: Array) -> Array:
+    # x + log(2) has all digits near -log(2), but for what the rounding of log(2) leaves out.
+    is_middle = (x > -1.25) & (x < -0.3125)
+    high = float(np.asarray(np.log(2.0), x.dtype))
+    low = _LOG2_LESS_ROUNDED[x.dtype.name]
+    s = jnp.expm1(jnp.where(is_middle, x, -high) + high)
+    middle = el.twice_atanh(s + (1 + s) * low)
+    finite = jnp.where(x == -jnp.inf, 0.0, _log1mexp(-x))
+    return jnp.where(is_middle, middle, x - finite)
+
+
+@jax.custom_jvp
 def _log1mexp_slope(x: Array) -> Array:
     exp = el.exp_parts(-x)
     u, _ = el.complement(exp)
@@ -285,4 +331,5 @@ _define(_sigmoid_slope, lambda x: -_sigmoid_slope(x) * tanh_half(x))
 _define(tanh_half, lambda x: 2 * _sigmoid_slope(x))
 _define(_softplus, wide_sigmoid)
 _define(_log1mexp, _log1mexp_slope)
+_define(_logitexp, lambda x: 1 + _log1mexp_slope(-x))
 _define(_log1mexp_slope, lambda x: -_log1mexp_slope(x) * (1 + _log1mexp_slope(x)))

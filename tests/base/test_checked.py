@@ -136,6 +136,12 @@ VIOLATIONS: dict[str, Violation] = {
         "log_sigmoid: logits must not be NaN, got nan in row 0",
     ),
     "softplus": (jl.softplus, [INF], [NAN], "softplus: x must not be NaN, got nan in row 0"),
+    "logitexp": (
+        jl.logitexp,
+        [0.0],
+        [0.25],
+        "logitexp: log_probs must be at most 0, got 0.25 in row 0",
+    ),
     "log1mexp": (jl.log1mexp, [0.0], [-0.25], "log1mexp: x must be at least 0, got -0.25 in row 0"),
     "binary": (
         lambda y: jl.sigmoid_binary_cross_entropy(X[:2], y),
@@ -446,6 +452,7 @@ RANGES: dict[str, tuple[Callable[..., Any], float]] = {
     "k of keep_top_k": (lambda x: jl.keep_top_k(Z, x.astype(int)), 0.0),
     "p of keep_top_p": (lambda x: jl.keep_top_p(Z, x), 1.5),
     "p of keep_min_p": (lambda x: jl.keep_min_p(Z, x), -0.5),
+    "n of keep_top_n_sigma": (lambda x: jl.keep_top_n_sigma(Z, x), -0.5),
     "mass of keep_typical": (lambda x: jl.keep_typical(Z, x), 1.5),
     "epsilon of keep_epsilon": (lambda x: jl.keep_epsilon(Z, x), 1.5),
     "epsilon of keep_eta": (lambda x: jl.keep_eta(Z, x), -0.5),
@@ -454,11 +461,20 @@ RANGES: dict[str, tuple[Callable[..., Any], float]] = {
         lambda x: jl.sample_with_log_prob(KEY, Z, temperature=x),
         -1.0,
     ),
+    "temperature of speculative_sample": (
+        lambda x: jl.speculative_sample(KEY, Y[:3], Z[:3], Z, temperature=x),
+        -1.0,
+    ),
     "temperature of gumbel_softmax": (lambda x: jl.gumbel_softmax(KEY, Z, temperature=x), 0.0),
     "temperature of linear_log_probs": (
         lambda x: jl.linear_log_probs(Z, T.T, Y, temperature=x),
         0.0,
     ),
+    "temperature of linear_log_probs_and_entropy": (
+        lambda x: jl.linear_log_probs_and_entropy(Z, T.T, Y, temperature=x),
+        0.0,
+    ),
+    "temperature of linear_top_k": (lambda x: jl.linear_top_k(Z, T.T, 2, temperature=x), 0.0),
     "soft_cap of linear_log_probs": (lambda x: jl.linear_log_probs(Z, T.T, Y, soft_cap=x), 0.0),
     "temperature of linear_softmax_kl_divergence": (
         lambda x: jl.linear_softmax_kl_divergence(Z, T.T, Z, T.T, temperature=x),

@@ -203,9 +203,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "pos_weight must broadcast to [4], got float32[3]",
     ),
     "label_smoothing of each row": (
-        of_scalar_option(cross_entropy, Y, "label_smoothing", X),
+        of_scalar_option(cross_entropy, Y, "label_smoothing", X[:3]),
         ValueError,
-        "label_smoothing must be a scalar, got float32[4]",
+        "label_smoothing must broadcast to [4], got float32[3]: a scalar, or one for each row",
     ),
     "label_smoothing 1": (
         of_scalar_option(cross_entropy, Y, "label_smoothing", 1.0),

@@ -1,6 +1,7 @@
 """What the truncations keep, by full sorts in float64; by transformers where it is installed."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,10 @@ def min_p(z: np.ndarray, p: float) -> np.ndarray:
     return softmax(z) >= p * np.max(softmax(z))
 
 
+def n_sigma(z: np.ndarray, n: float) -> np.ndarray:
+    return np.asarray(z, float) >= np.max(z) - n * np.std(z, dtype=float)
+
+
 def epsilon(z: np.ndarray, epsilon: float) -> np.ndarray:
     return (softmax(z) >= epsilon) | (z == np.max(z))
 
@@ -73,6 +78,7 @@ ORACLES: dict[str, tuple[Callable[..., Any], list[float]]] = {
     "keep_top_p": (top_p, [0.125, 0.75, 0.9375, 0.9999]),
     "keep_typical": (typical, [0.125, 0.75, 0.9375]),
     "keep_min_p": (min_p, [0.0625, 0.5, 1.0]),
+    "keep_top_n_sigma": (n_sigma, [0.25, 1.0, 2.5]),
     "keep_epsilon": (epsilon, [0.001, 0.0625, 0.5]),
     "keep_eta": (eta, [0.001, 0.0625, 0.5]),
 }
@@ -119,6 +125,7 @@ def test_ties_stay_together() -> None:
         jl.keep_top_p(z, 0.0),
         jl.keep_top_p(z, 0.5),
         jl.keep_min_p(z, 1.0),
+        jl.keep_top_n_sigma(z, 0.0),
         jl.keep_epsilon(z, 1.0),
         jl.keep_eta(z, 1.0),
         jl.keep_typical(z, 0.1),
@@ -135,6 +142,7 @@ def test_all_is_all() -> None:
         jl.keep_top_p(z, 1.0),
         jl.keep_typical(z, 1.0),
         jl.keep_min_p(z, 0.0),
+        jl.keep_top_n_sigma(z, np.inf),
         jl.keep_epsilon(z, 0.0),
         jl.keep_eta(z, 0.0),
     ):
@@ -146,6 +154,7 @@ OFF = {
     "keep_top_p": 1,
     "keep_typical": 1,
     "keep_min_p": 0,
+    "keep_top_n_sigma": INF,
     "keep_epsilon": 0,
     "keep_eta": 0,
 }
@@ -158,13 +167,13 @@ def test_options_that_keep_all(name: str) -> None:
     largest = float(np.finfo(np.float32).max)
     z = jnp.array([[0.0, -largest, largest, -INF], [1.0, 0.0, -200.0, -1e9]])
     off = OFF[name]
-    kinds = [off, np.int64(off), jnp.asarray(off), jnp.full([2], off), np.full([2], off)]
+    kinds = [off, jnp.asarray(off), jnp.full([2], off), np.full([2], off)]
+    kinds += [np.int64(off)] if off < INF else []
     kinds += [2**31, np.int64(2**40), np.full([2], 2**40)] if name == "keep_top_k" else []
     kinds += [float(off), np.float32(off)] if name != "keep_top_k" else []
     for value in kinds:
         np.testing.assert_array_equal(fn(z, value), z)
-    by_name = {"k" if "top_k" in name else "p" if name in ("keep_top_p", "keep_min_p") else
-               "mass" if "typical" in name else "epsilon": np.full([2], off)}  # fmt: skip
+    by_name = {list(inspect.signature(fn).parameters)[1]: np.full([2], off)}
     np.testing.assert_array_equal(jax.jit(fn)(z, **by_name), z)
 
 
@@ -172,6 +181,7 @@ def test_options_that_keep_all(name: str) -> None:
 def test_options_out_of_range_spoil_their_rows(name: str) -> None:
     z = jnp.array([[1.0, 0.0, -INF], [1.0, 0.0, -INF], [0.0, 1.0, 2.0]])
     bad = jnp.array([-1, 1, 0]) if name == "keep_top_k" else jnp.array([-0.5, 0.5, 1.5])
+    bad = bad.at[2].set(jnp.nan) if name == "keep_top_n_sigma" else bad
 
     def total(z: Any, option: Any) -> Any:
         shaped = getattr(jl, name)(z, option)
@@ -201,6 +211,18 @@ def test_dtypes_without_infinity_are_refused() -> None:
         ):
             fn(z)
         assert fn(z.astype(jnp.float8_e5m2)).dtype == jnp.float8_e5m2
+
+
+def test_sigma_is_that_of_the_classes_that_are_there() -> None:
+    """Neither -inf nor what is masked is part of it, at any size of the logits and temperature."""
+    z = np.array([4.0, 3.0, 2.0, 0.0, -1.0], np.float32)
+    alone = np.isfinite(jl.keep_top_n_sigma(z, 1.0))
+    np.testing.assert_array_equal(alone, n_sigma(z, 1.0))
+    more = np.append(z, np.float32([-INF, NAN]))
+    where = np.arange(7) < 6
+    for scale in (1.0, 1e-30, 3e37):
+        shaped = jl.keep_top_n_sigma(more * np.float32(scale), 1.0, where=where)
+        np.testing.assert_array_equal(kept(shaped), [*alone, False, False])
 
 
 def test_top_p_close_to_1() -> None:
@@ -253,7 +275,7 @@ def test_edges(name: str) -> None:
         for edge in ("masked NaN", "masked +inf"):
             np.testing.assert_array_equal(got[edge], [1, -INF, -INF])
         np.testing.assert_array_equal(got["NaN"], [NAN] * 3)
-        by_order = name in ("keep_top_k", "keep_min_p")
+        by_order = name in ("keep_top_k", "keep_min_p", "keep_top_n_sigma")
         np.testing.assert_array_equal(got["two +inf"], [-INF, INF, INF] if by_order else [NAN] * 3)
         want = np.where(np.isnan(shaped), NAN, np.isfinite(shaped))
         np.testing.assert_array_equal(slope, want)

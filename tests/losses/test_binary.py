@@ -205,3 +205,90 @@ def test_pos_weight_may_be_a_number_of_any_kind() -> None:
     for weight in (3, np.int64(3), np.float32(3), jnp.int32(3), np.full(LOGITS.shape, 3)):
         got = jl.sigmoid_binary_cross_entropy(LOGITS, LABELS, pos_weight=weight)
         np.testing.assert_array_equal(got, want)
+
+
+# Entropy and divergence.
+
+SIZES = np.float32([0, 1e-6, 0.5, 3, 17, 40])
+EACH = np.unique([*SIZES, *-SIZES])
+
+
+def exact_entropy(x: Any) -> Any:
+    p, q = ro.sigmoid(x), ro.sigmoid(-x)
+    return -p * ro.log(p) - q * ro.log(q)
+
+
+def exact_kl(a: Any, b: Any) -> Any:
+    return sum(
+        ro.sigmoid(s * a) * (ro.log(ro.sigmoid(s * a)) - ro.log(ro.sigmoid(s * b))) for s in (1, -1)
+    )
+
+
+def relative_error(got: Any, want: Any) -> float:
+    """The largest, in numbers of which none is subnormal."""
+    return max(
+        abs(float((ro.mp.mpf(float(g)) - w) / w)) if w else abs(float(g))
+        for g, w in zip(np.ravel(got), np.ravel(want), strict=True)
+    )
+
+
+def test_sigmoid_entropy() -> None:
+    x = ro.exact(EACH)
+    # Two terms of one sign, each a few ulp.
+    assert relative_error(jl.sigmoid_entropy(EACH), exact_entropy(x)) <= 8 * 2**-24
+    slope, curve = (jax.vmap(f)(EACH) for f in derivatives(jl.sigmoid_entropy))
+    sides = ro.sigmoid(x) * ro.sigmoid(-x)
+    assert relative_error(slope, -x * sides) <= 8 * 2**-24
+    tanh = ro.sigmoid(x) - ro.sigmoid(-x)
+    np.testing.assert_allclose(
+        curve, np.array(sides * (x * tanh - 1), float), rtol=0, atol=8 * 2**-24
+    )
+    for at in (np.inf, -np.inf):
+        assert [jl.sigmoid_entropy(at), *(f(at) for f in derivatives(jl.sigmoid_entropy))] == [
+            0
+        ] * 3
+
+
+def derivatives(fn: Callable[..., Any]) -> list[Callable[..., Any]]:
+    return [jax.grad(fn), jax.jacfwd(jax.grad(fn))]
+
+
+@pytest.mark.parametrize("distance", [2.0**-20, 2.0**-8, 0.75, 1.5, 20.0])
+def test_sigmoid_kl_divergence(distance: float) -> None:
+    """Nearly equal ones, too, and never below 0."""
+    for sign in (1, -1):
+        b = (EACH + np.float32(sign * distance)).astype(np.float32)
+        want = exact_kl(ro.exact(EACH), ro.exact(b))
+        got = jl.sigmoid_kl_divergence(EACH, b)
+        assert np.all(got >= 0)
+        assert relative_error(got, want) <= 1e-6
+        at, to = ro.exact(EACH), ro.exact(b)
+        slopes = jax.vmap(jax.grad(jl.sigmoid_kl_divergence, (0, 1)))(EACH, b)
+        p, q = ro.sigmoid(at), ro.sigmoid(to)
+        for slope, exact in zip(slopes, (p * ro.sigmoid(-at) * (at - to), q - p), strict=True):
+            assert relative_error(slope, exact) <= 1e-6
+    hessian = jax.hessian(lambda v: jl.sigmoid_kl_divergence(v[0], v[1]))(jnp.array([0.5, 1.5]))
+    side = [float(ro.sigmoid(x) * ro.sigmoid(-x)) for x in (0.5, 1.5)]
+    curve = side[0] * (1 + np.tanh(0.25))  # the derivative of side (a - b) in a, at a - b = -1
+    want = [[curve, -side[0]], [-side[0], side[1]]]
+    np.testing.assert_allclose(hessian, want, rtol=8 * 2**-23)
+
+
+def test_edges_of_sigmoid_kl_divergence() -> None:
+    inf = np.inf
+    a = np.float32([inf, -inf, inf, 0, 0, inf, 5, np.nan])
+    b = np.float32([inf, -inf, -inf, inf, 0, 0, -inf, 0])
+    want = [0, 0, inf, inf, 0, np.log(2), inf, np.nan]
+    np.testing.assert_allclose(jl.sigmoid_kl_divergence(a, b), want, rtol=2**-23)
+    slopes = jax.vmap(jax.grad(jl.sigmoid_kl_divergence, (0, 1)))(a[:2], b[:2])
+    assert not np.any(slopes)
+    with pytest.raises(ValueError, match=r"^logits_q must have the shape of logits_p, \[8\], got"):
+        jl.sigmoid_kl_divergence(a, b[:2])
+
+
+def test_label_smoothing_of_each_example() -> None:
+    eps = np.resize(np.float32([0.0, 0.125, 0.25]), LOGITS.shape)
+    got = jl.sigmoid_binary_cross_entropy(LOGITS, LABELS, label_smoothing=eps)
+    for value in (0.0, 0.125, 0.25):
+        alone = jl.sigmoid_binary_cross_entropy(LOGITS, LABELS, label_smoothing=value)
+        np.testing.assert_allclose(got[eps == value], alone[eps == value], rtol=2**-22)

@@ -405,3 +405,56 @@ def test_the_same_as_optax_where_both_are_right(z: np.ndarray, labels: np.ndarra
     want = optax.softmax_cross_entropy_with_integer_labels(jnp.array(z), jnp.array(labels))
     # optax subtracts numbers of up to 16.
     np.testing.assert_allclose(cross_entropy(z, labels), want, rtol=2**-20, atol=2**-19)
+
+
+# Smoothing for each row, and the focal loss with options.
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, focal], ids=["cross entropy", "focal"])
+def test_label_smoothing_of_each_row(loss: Callable[..., Any]) -> None:
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=[3, 5]).astype(np.float32), np.array([0, 4, 2])
+    eps, weights = np.float32([0.0, 0.125, 0.25]), np.float32([0.5, 1, 2, 1, 0])
+
+    def total(z: Any, eps: Any) -> Any:
+        return loss(z, y, label_smoothing=eps, class_weights=weights).sum()
+
+    got = loss(z, y, label_smoothing=eps, class_weights=weights)
+    slopes = jax.jit(jax.grad(total, (0, 1)))(z, eps)
+    for i, value in enumerate(eps.tolist()):
+        alone = loss(z[i], y[i], label_smoothing=value, class_weights=weights)
+        np.testing.assert_allclose(got[i], alone, rtol=2**-21)
+        want = jax.grad(
+            lambda z, e, i=i: loss(z, y[i], label_smoothing=e, class_weights=weights), (0, 1)
+        )(z[i], jnp.float32(value))
+        for slope, one in zip(slopes, want, strict=True):
+            np.testing.assert_allclose(slope[i], one, rtol=2**-19, atol=2**-20)
+
+
+def test_focal_loss_with_options_is_the_sum_over_classes() -> None:
+    rng = np.random.default_rng(1)
+    z, y = (3 * rng.normal(size=[6, 5])).astype(np.float32), rng.integers(5, size=6)
+    weights = np.float32([0.5, 1, 2, 1, 0])
+    options = {"label_smoothing": 0.125, "class_weights": weights, "gamma": 1.5}
+
+    def exact(z: Any) -> Any:
+        log_p = jax.nn.log_softmax(z, axis=-1)
+        targets = (0.875 * jax.nn.one_hot(y, 5) + 0.025) * weights.astype(float)[None]
+        return jnp.sum(targets * (1 - jnp.exp(log_p)) ** 1.5 * -log_p, axis=-1)
+
+    with jax.enable_x64(True):
+        wide = jnp.asarray(z, jnp.float64)
+        want = exact(wide), jax.grad(lambda z: exact(z).sum())(wide)
+    got = focal(z, y, **options), jax.grad(lambda z: focal(z, y, **options).sum())(z)
+    for one, other in zip(got, want, strict=True):
+        # Sums of five terms of at most 10, in float32.
+        np.testing.assert_allclose(one, other, rtol=2**-20, atol=2**-19)
+    # Without a share a class that can't be costs nothing; with one, infinity.
+    z[0, (y[0] + 1) % 5] = -np.inf
+    assert np.isfinite(focal(z, y, class_weights=np.ones(5))[0])
+    assert focal(z, y, label_smoothing=0.125)[0] == np.inf
+    where = np.arange(5) != (y[0] + 1) % 5
+    assert np.isfinite(focal(z, y, label_smoothing=0.125, where=where[None])[0])
+    rows = np.arange(6) != 2
+    assert focal(z, y, label_smoothing=0.125, where=rows)[2] == 0
+    assert np.isnan(focal(z, y + 5 * (np.arange(6) == 1), **options)[1])

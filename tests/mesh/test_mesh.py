@@ -118,6 +118,7 @@ CASES = [
     case("keep_top_k", LOGITS, jnp.asarray(7)),
     case("keep_top_p", LOGITS, SHARE),
     case("keep_min_p", LOGITS, SHARE),
+    case("keep_top_n_sigma", LOGITS, SHARE),
     case("keep_typical", LOGITS, SHARE),
     case("keep_epsilon", LOGITS, 0.1 * SHARE),
     case("keep_eta", LOGITS, 0.1 * SHARE),

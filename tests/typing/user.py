@@ -21,6 +21,7 @@ assert_type(jl.logit(0.55), jax.Array)
 assert_type(jl.sigmoid(np.zeros(3)), jax.Array)
 assert_type(jl.log_sigmoid(z), jax.Array)
 assert_type(jl.softplus(z), jax.Array)
+assert_type(jl.logitexp(jl.log_sigmoid(z)), jax.Array)
 assert_type(jl.log1mexp(jl.softplus(z)), jax.Array)
 
 # Rows.
@@ -45,21 +46,27 @@ losses = [
     jl.poly_loss_cross_entropy(z, p),
     jl.sigmoid_binary_cross_entropy(z[:, 0], yes, pos_weight=3.0),
     jl.sigmoid_focal_loss(z[:, 0], yes, alpha=0.25),
+    jl.sigmoid_entropy(z),
+    jl.sigmoid_kl_divergence(z, z),
     jl.entmax_loss(z, p, alpha=1.2),
     jl.entmax_loss_with_integer_labels(z, labels),
 ]
 assert_type(losses, list[jax.Array])
+assert_type(jl.kept_log_probs(z, labels, jnp.zeros([4, 2], int)), jax.Array)
 
 # Shaping and drawing.
 shaped = jl.soft_cap(jl.apply_temperature(z, 0.7), 30.0)
 shaped = jl.penalize_repetition(shaped, jnp.zeros([4, 3], int), 1.2)
 shaped = jl.adjust_prior(shaped, jnp.ones(3) / 3, jnp.array([0.5, 0.3, 0.2]))
 shaped = jl.keep_typical(jl.keep_min_p(jl.keep_top_p(jl.keep_top_k(shaped, 2), 0.9), 0.1), 0.9)
+shaped = jl.keep_top_n_sigma(shaped, 1.0)
 shaped = jl.keep_eta(jl.keep_epsilon(shaped, 1e-3), 1e-3)
 assert_type(shaped, jax.Array)
 assert_type(jl.sample(key, shaped, shape=(5,)), jax.Array)
 assert_type(jl.sample_with_log_prob(key, shaped), tuple[jax.Array, jax.Array])
 assert_type(jl.sample_without_replacement(key, z, 2), jax.Array)
+verified = jl.speculative_sample(key, labels[:3], z[:3], z, temperature=0.7)
+assert_type(verified, tuple[jax.Array, jax.Array])
 assert_type(jl.gumbel_softmax(key, z, hard=True), jax.Array)
 
 
@@ -75,6 +82,9 @@ for transform in (jl.blockwise_mean, jl.blockwise_sum, jl.blockwise_map):
 jax.jit(jax.grad(jl.blockwise_mean(loss, has_aux=False)))(kernel, hidden, labels, where=yes)
 assert_type(jl.linear_softmax_cross_entropy(hidden, kernel, labels, soft_cap=30.0), jax.Array)
 assert_type(jl.linear_log_probs(hidden, kernel, labels), jax.Array)
+both = jl.linear_log_probs_and_entropy(hidden, kernel, labels, where=yes)
+assert_type(both, tuple[jax.Array, jax.Array])
+assert_type(jl.linear_top_k(hidden, kernel, 2, class_where=yes[:3]), tuple[jax.Array, jax.Array])
 assert_type(jl.linear_softmax_kl_divergence(hidden, kernel, hidden, kernel), jax.Array)
 
 # Calibration and conformal sets.

@@ -210,29 +210,49 @@ def reduce_rows(
     if how.name not in ("mean", "sum", "none"):
         raise ValueError(f'reduction must be "mean", "sum" or "none", got {how.name!r}')
     lead = rows[0].shape[:-1]
-    options: Any = {"row_ndim": max(len(lead), 1), "block_size": how.block_size}
-    options |= {"row_axis_name": how.row_axis_name}
-    sums: Any = {"accumulate_dtype": how.accumulate_dtype}
-    keep, weights = how.where, how.weights
-    if keep is not None:
-        keep = _of_rows("where", checks.as_boolean("where", keep), lead)
+    keep, weights = _mask(how, lead), how.weights
     if weights is not None:
         weights = widen(checks.as_real("weights", weights), wide_dtype(*rows))
         weights = _of_rows("weights", weights, lead)
         counted = weights if keep is None else jnp.where(keep, weights, jnp.zeros_like(weights))
         checks.check_no_nan("weights", counted, "in row")
-    if not lead:  # a single example
-        rows, keep, weights = jax.tree.map(lambda x: x[None], (rows, keep, weights))
-    if how.name != "none":
-        reduced = blockwise_mean if how.name == "mean" else blockwise_sum
-        number: Array = reduced(loss, **options, **sums)(params, *rows, where=keep, weights=weights)
-        return number
-    each: Array = blockwise_map(loss, **options)(params, *rows, where=keep)
-    if weights is not None:
-        each = each * weights.astype(each.dtype)
-        # Nothing of a masked row is looked at, not even by the derivative in its weight.
-        each = each if keep is None else jnp.where(keep, each, jnp.zeros_like(each))
-    return each.reshape(lead)
+    if how.name == "none":
+        each: Array = map_rows(loss, params, rows, how)
+        if weights is not None:
+            each = each * weights.astype(each.dtype)
+            # Nothing of a masked row is looked at, not even by the derivative in its weight.
+            each = each if keep is None else jnp.where(keep, each, jnp.zeros_like(each))
+        return each
+    reduced = blockwise_mean if how.name == "mean" else blockwise_sum
+    total = reduced(loss, accumulate_dtype=how.accumulate_dtype, **_options(how, lead))
+    rows, keep, weights = _with_rows((rows, keep, weights), lead)
+    number: Array = total(params, *rows, where=keep, weights=weights)
+    return number
+
+
+def map_rows(fn: Callable[..., Any], params: Any, rows: tuple[Array, ...], how: Reduction) -> Any:
+    """``fn`` of each row, run block by block: any pytree, 0 for the rows that don't count."""
+    lead = rows[0].shape[:-1]
+    rows, keep = _with_rows((rows, _mask(how, lead)), lead)
+    each = blockwise_map(fn, **_options(how, lead))(params, *rows, where=keep)
+    return jax.tree.map(lambda x: x.reshape(lead + x.shape[max(len(lead), 1) :]), each)
+
+
+def _options(how: Reduction, lead: tuple[int, ...]) -> Any:
+    """What all three transforms are told."""
+    options = {"row_ndim": max(len(lead), 1), "block_size": how.block_size}
+    return options | {"row_axis_name": how.row_axis_name}
+
+
+def _mask(how: Reduction, lead: tuple[int, ...]) -> Array | None:
+    if how.where is None:
+        return None
+    return _of_rows("where", checks.as_boolean("where", how.where), lead)
+
+
+def _with_rows(arrays: Any, lead: tuple[int, ...]) -> Any:
+    """Of a single example, one row."""
+    return arrays if lead else jax.tree.map(lambda x: x[None], arrays)
 
 
 def _of_rows(name: str, array: Array, lead: tuple[int, ...]) -> Array:

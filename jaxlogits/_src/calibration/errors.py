@@ -271,8 +271,8 @@ def classwise_calibration_error(
         >>> print(f"{jl.classwise_calibration_error(logits, labels):.2f}")
         0.25
     """
-    z, indices, weight, blank = labelled_rows(logits, labels, axis, where, weights)
-    p, missed = softmax_rows(z, blank, None), softmax_complement_rows(z, blank, None)
+    z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
+    p, missed = softmax_rows(z, None), softmax_complement_rows(z, None)
     gaps = jnp.where(label_mask(z.shape, indices, None), missed, -p)
     weight = jnp.where(jnp.any(jnp.isnan(p), axis=-1), jnp.nan, weight)
 

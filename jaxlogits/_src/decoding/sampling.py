@@ -73,7 +73,7 @@ def sample(
         Array([259, 741,   0], dtype=int32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    return _draw(key, _cooled(rows, temperature), _as_shape(shape), axis_name)
+    return draw(key, cooled_rows(rows, temperature), _as_shape(shape), axis_name)
 
 
 @program("axis", "axis_name", "shape", temperature=Option(Range(0)))
@@ -121,8 +121,8 @@ def sample_with_log_prob(
         (Array(1, dtype=int32), Array(-2.0611537e-09, dtype=float32))
     """
     rows = rows_of(logits, axis, where, axis_name)
-    shape, z = _as_shape(shape), _cooled(rows, temperature)
-    classes = _draw(key, z, shape, axis_name)
+    shape, z = _as_shape(shape), cooled_rows(rows, temperature)
+    classes = draw(key, z, shape, axis_name)
     return classes, -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, axis_name)
 
 
@@ -167,7 +167,7 @@ def sample_without_replacement(
         Array([2, 1, 0], dtype=int32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    k = _as_count(k, num_classes(rows.logits.shape, axis_name))
+    k = as_count(k, num_classes(rows.logits.shape, axis_name))
     z = _usable(rows)
     noise = _gumbel(key, z.shape, z.dtype, axis_name)
     # The sum and what its rounding loses, as those that are left may be far below the first.
@@ -265,7 +265,7 @@ def _usable(rows: Rows) -> Array:
     return spoiled(z, _unclear(rows))
 
 
-def _cooled(rows: Rows, temperature: ArrayLike) -> Array:
+def cooled_rows(rows: Rows, temperature: ArrayLike) -> Array:
     """Logits below their maximum, over temperature; at 0 the first maximum alone is left."""
     z = _usable(rows)
     scale = checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
@@ -281,7 +281,7 @@ def _half_below_max(z: Array, axis_name: AxisName) -> Array:
     return 0.5 * z - 0.5 * jnp.where(jnp.isinf(largest), 0.0, largest)
 
 
-def _draw(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
+def draw(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
     """int32 indices of the largest perturbed logits; -1 if there is none."""
     z = lax.stop_gradient(z)
     noise = _gumbel(key, (*shape, *z.shape), z.dtype, axis_name)
@@ -292,7 +292,7 @@ def _draw(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName)
 
 def _gumbel(key: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, axis_name: AxisName) -> Array:
     """Gumbel noise for the classes that this device has."""
-    own = _as_key(key)
+    own = as_key(key)
     if axis_name is not None:
         own = jax.random.fold_in(own, lax.axis_index(axis_name))
     return jax.random.gumbel(own, shape, dtype, mode="high")
@@ -301,7 +301,7 @@ def _gumbel(key: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, axis_name:
 # What a draw is told.
 
 
-def _as_key(key: ArrayLike) -> Array:
+def as_key(key: ArrayLike) -> Array:
     """One key of ``jax.random``, of the new kind or of the old."""
     array = checks.as_array("key", key)
     is_new = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
@@ -320,7 +320,7 @@ def _as_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(map(operator.index, shape))
 
 
-def _as_count(k: int, most: int) -> int:
+def as_count(k: int, most: int) -> int:
     """How many classes to draw of those that there are."""
     if not _is_index(k):
         raise TypeError(f"k must be an int that is known while tracing, got {k!r}")

@@ -208,6 +208,54 @@ def keep_min_p(
     return _kept(rows, gaps <= -jnp.log(p), ~jnp.isnan(p))
 
 
+@program("axis", "axis_name", n=Option(Range(0)))
+@on_explicit_mesh(split_logits)
+def keep_top_n_sigma(
+    logits: ArrayLike,
+    n: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Keep the classes whose logit is at most n standard deviations below the largest.
+
+    z_k >= max(z) - n sigma, with sigma over the classes that are there: not masked, not -inf. A
+    temperature divides both sides, so that it doesn't change what is kept.
+
+    Args:
+        logits: floating-point array. -inf stays -inf and isn't part of sigma; +inf is all that is
+            kept; NaN makes its row NaN.
+        n: at least 0, a number or one for each row, in the shape of ``logits`` without ``axis``. 0
+            keeps the likeliest, infinity all. A traced one below 0 makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        The shape and dtype of ``logits``, -inf where a class is removed.
+
+    Raises:
+        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
+        ValueError: for an axis out of range, a row without classes or an n below 0.
+
+    Accuracy: a class is kept rightly unless its gap is within 1e-6 of the bar, relatively.
+    Transforms: all, to any order, in the logits.
+    Reference: Tang et al., Top-n-sigma: Not All Logits Are You Need (2024), section 3.
+
+    Example:
+        >>> jl.keep_top_n_sigma(jnp.array([2.0, 1.0, 0.0, -3.0]), 1.0)  # sigma is 1.87
+        Array([  2.,   1., -inf, -inf], dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
+    z = lax.stop_gradient(rows.z)
+    n = lax.stop_gradient(checks.as_row_option("n", n, z.dtype, z.shape[:-1]))
+    shares, sigma = _shares_of_range(z, axis_name)
+    # Infinity times a sigma of 0 would be no number.
+    inside = (shares <= n * sigma) | (n == jnp.inf)
+    return _kept(rows, inside, ~jnp.isnan(n))
+
+
 @program("axis", "axis_name", epsilon=Option(Range(0, 1)))
 @on_explicit_mesh(split_logits)
 def keep_epsilon(
@@ -296,6 +344,23 @@ def keep_eta(
     negentropy = row_sum(jnp.where(probs == 0, 0.0, probs * log_probs), axis_name)
     log_epsilon = jnp.log(epsilon)
     return _above(rows, log_probs, jnp.minimum(log_epsilon, 0.5 * log_epsilon + negentropy))
+
+
+def _shares_of_range(z: Array, axis_name: AxisName) -> tuple[Array, Array]:
+    """How far each class is below the largest, and the standard deviation ``[..., 1]`` of that.
+
+    Both as shares of the largest distance, whose square may be beyond the greatest number; of
+    halves, as may the distance. Where the largest is +inf, all others are infinitely far.
+    """
+    largest = row_max(z, axis_name)
+    at_max, is_there = z == largest, jnp.isfinite(z) & jnp.isfinite(largest)
+    gaps = jnp.where(at_max, 0.0, jnp.where(is_there, 0.5 * largest - 0.5 * z, jnp.inf))
+    farthest = row_max(jnp.where(is_there, gaps, 0.0), axis_name)
+    shares = gaps / jnp.where(farthest > 0, farthest, 1.0)
+    count = jnp.maximum(row_sum(is_there.astype(z.dtype), axis_name), 1.0)
+    mean = row_sum(jnp.where(is_there, shares, 0.0), axis_name) / count
+    squares = jnp.where(is_there, jnp.square(shares - mean), 0.0)
+    return shares, jnp.sqrt(row_sum(squares, axis_name) / count)
 
 
 def _option(rows: Rows, name: str, value: ArrayLike) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
-from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
+from jaxlogits._src.base.dtypes import Array, ArrayLike, wide_dtype, widen
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.base.rules import checkpointed, derivatives, product, spread, times, weigh
 from jaxlogits._src.log_odds import sigmoid, softplus
@@ -37,7 +37,7 @@ def sigmoid_binary_cross_entropy(
         logits: floating-point array of log-odds.
         labels: y in [0, 1], in the shape of ``logits``. One outside makes its loss NaN.
         pos_weight: w, the weight of the positive labels; broadcasts to ``logits``.
-        label_smoothing: eps in [0, 1): y becomes (1 - eps) y + eps / 2.
+        label_smoothing: eps in [0, 1), broadcasts to ``logits``: y becomes (1 - eps) y + eps / 2.
 
     Returns:
         One loss per logit, in float32 or wider.
@@ -56,7 +56,8 @@ def sigmoid_binary_cross_entropy(
     x, y = _logits_and_labels(logits, labels)
     weight = smoothing = None
     if not checks.is_zero(label_smoothing):
-        smoothing = checks.as_option("label_smoothing", label_smoothing, x.dtype)
+        smoothing = checks.as_real("label_smoothing", label_smoothing).astype(x.dtype)
+        smoothing = checks.broadcast_to("label_smoothing", smoothing, x.shape)
     if pos_weight is not None:
         weight = widen(checks.as_real("pos_weight", pos_weight), x.dtype)
         weight = checks.check_values("pos_weight must be at least 0", weight, weight >= 0, "at")
@@ -107,6 +108,67 @@ def sigmoid_focal_loss(
     return _balanced(loss, y, checks.as_option("alpha", alpha, x.dtype))
 
 
+@program()
+def sigmoid_entropy(logits: ArrayLike) -> Array:
+    """Entropy of a yes or no with these log-odds in nats, -p log p - (1 - p) log(1 - p).
+
+    That of softmax([x, 0]): softplus(-|x|) + |x| sigmoid(-|x|), two terms of one sign.
+
+    Args:
+        logits: floating-point array of log-odds x. Infinite ones have entropy 0.
+
+    Returns:
+        One entropy per logit, in float32 or wider; at least 0 and at most log(2).
+
+    Raises:
+        TypeError: if ``logits`` isn't floating point.
+
+    Accuracy: that of ``entropy`` for two classes.
+    Transforms: all, to any order; the derivative is -x sigmoid(x) sigmoid(-x).
+
+    Example:
+        >>> jl.sigmoid_entropy(jnp.array([0.0, -50.0]))
+        Array([6.931472e-01, 9.836625e-21], dtype=float32)
+    """
+    x = widen(checks.as_floating("logits", logits))
+    checks.check_no_nan("logits", x)
+    return _binary_entropy(x)
+
+
+@program()
+def sigmoid_kl_divergence(logits_p: ArrayLike, logits_q: ArrayLike) -> Array:
+    """Kullback–Leibler divergence of two yes-or-no answers, KL(p || q), from their log-odds.
+
+    p log(p / q) + (1 - p) log((1 - p) / (1 - q)) = softplus(b) - softplus(a) - sigmoid(a) (b - a)
+    with the log-odds a of p and b of q; computed without the cancellation that both forms have
+    where the two are close.
+
+    Args:
+        logits_p: floating-point array a. An infinite one is a sure answer.
+        logits_q: b, in the shape of ``logits_p``.
+
+    Returns:
+        One divergence per pair, in float32 or wider; never negative. +inf where q rules out what p
+        doesn't.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, or two shapes.
+
+    Accuracy: float32 1e-6 relative, also for nearly equal log-odds; tested to sizes of 40.
+    Transforms: all, to any order, in both.
+
+    Example:
+        >>> jl.sigmoid_kl_divergence(jnp.array([0.0, 3.0]), jnp.array([0.001, 3.0]))
+        Array([1.25e-07, 0.00e+00], dtype=float32)
+    """
+    a, b = checks.as_floating("logits_p", logits_p), checks.as_floating("logits_q", logits_q)
+    checks.require_shape("logits_q", b, a.shape, "the shape of logits_p,")
+    checks.check_no_nan("logits_p", a)
+    checks.check_no_nan("logits_q", b)
+    dtype = wide_dtype(a, b)
+    return _binary_kl(widen(a, dtype), widen(b, dtype))
+
+
 def _logits_and_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     """Both in the wide dtype of the logits; a label outside [0, 1] is NaN."""
     x = widen(checks.as_floating("logits", logits))
@@ -117,6 +179,67 @@ def _logits_and_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Arr
     valid = (y >= 0) & (y <= 1)
     checks.check_values("labels must be in [0, 1]", y, valid, "at")
     return x, jnp.where(valid, y, jnp.nan)
+
+
+# Entropy and divergence.
+
+
+@jax.custom_jvp
+def _binary_entropy(x: Array) -> Array:
+    """softplus(-|x|) + |x| sigmoid(-|x|)."""
+    size = jnp.abs(x)
+    return softplus(-size) + product(size, sigmoid(-size))
+
+
+derivatives(_binary_entropy, lambda dx, _, x: -product(x, sigmoid(x), sigmoid(-x)) * dx)
+
+
+@jax.custom_jvp
+def _binary_kl(a: Array, b: Array) -> Array:
+    """softplus(b) - softplus(a) - sigmoid(a) (b - a).
+
+    With the deviations c of d = b - a from its mean under p it is log(1 + mean of phi(c)),
+    phi(c) = exp(c) - 1 - c, which has no term below 0; for distant ones the logarithms themselves.
+    """
+    p, rest, d = sigmoid(a), sigmoid(-a), jnp.where(a == b, 0.0, b - a)
+    is_close = jnp.abs(d) < 1.0
+    near = jnp.where(is_close, d, 0.0)
+    close = jnp.log1p(p * _phi(rest * near) + rest * _phi(-p * near))
+    # log p - log q of both answers: they differ by d, and the one of two sizes keeps its digits.
+    yes, no = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
+    of_yes, of_no = (jnp.isfinite(d) & is_larger for is_larger in (p > rest, p <= rest))
+    yes, no = jnp.where(of_no, no - d, yes), jnp.where(of_yes, yes + d, no)
+    yes, no = jnp.where(p == 0, 0.0, yes), jnp.where(rest == 0, 0.0, no)
+    return jnp.where(is_close, close, jnp.maximum(product(p, yes) + product(rest, no), 0.0))
+
+
+def _phi(c: Array) -> Array:
+    """exp(c) - 1 - c for |c| < 1, by its series where the difference would cancel."""
+    small = jnp.where(jnp.abs(c) < 0.25, c, 0.0)
+    series = jnp.ones_like(c)
+    for n in (9, 8, 7, 6, 5, 4, 3):
+        series = 1.0 + small / n * series
+    return jnp.where(jnp.abs(c) < 0.25, 0.5 * small * small * series, jnp.expm1(c) - c)
+
+
+@jax.custom_jvp
+def _difference(a: Array, b: Array) -> Array:
+    """sigmoid(b) - sigmoid(a), which doesn't cancel."""
+    d = jnp.where(a == b, 0.0, b - a)
+    shared = jnp.where(d > 0, sigmoid(b) * sigmoid(-a), sigmoid(a) * sigmoid(-b))
+    return shared * jnp.copysign(jnp.expm1(-jnp.abs(d)), d)
+
+
+def _slope(x: Array) -> Array:
+    return sigmoid(x) * sigmoid(-x)
+
+
+derivatives(
+    _binary_kl,
+    lambda da, _, a, b: product(jnp.where(a == b, 0.0, a - b), _slope(a)) * da,
+    lambda db, _, a, b: _difference(a, b) * db,
+)
+derivatives(_difference, lambda da, _, a, __: -_slope(a) * da, lambda db, _, __, b: _slope(b) * db)
 
 
 # Cross entropy.

@@ -19,7 +19,7 @@ from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.nll import nll, weighted_nll, weighted_square_logsumexp
 from jaxlogits._src.rows.rows import Rows, rows_of
-from jaxlogits._src.rows.softmax import softmax_complement_rows
+from jaxlogits._src.rows.softmax import log_softmax_rows, softmax_complement_rows
 from jaxlogits._src.rows.targets import label_rows, one_hot_rows, target_rows
 
 
@@ -54,7 +54,7 @@ def softmax_cross_entropy(
             the result it masks rows. A masked class's target is left out; a row that is masked as a
             whole costs 0.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
-        label_smoothing: eps in [0, 1), spread over the classes that count.
+        label_smoothing: eps in [0, 1), one or one for each row, spread over classes that count.
         class_weights: w, ``[K]``, at least 0; the loss is linear in them.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
@@ -110,7 +110,7 @@ def softmax_cross_entropy_with_integer_labels(
         where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
             the result it masks rows. A masked label costs +inf, a row that is masked as a whole 0.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
-        label_smoothing: eps in [0, 1), spread over the classes that count.
+        label_smoothing: eps in [0, 1), one or one for each row, spread over classes that count.
         class_weights: w, ``[K]``, at least 0; the loss is linear in them.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
@@ -141,7 +141,12 @@ def softmax_cross_entropy_with_integer_labels(
     return _cross_entropy(rows, targets, label_smoothing, class_weights, z_loss)
 
 
-@program("axis", "axis_name", gamma=Option(Range(0)))
+@program(
+    "axis",
+    "axis_name",
+    label_smoothing=Option(Range(0, below=1), off=(0,)),
+    gamma=Option(Range(0)),
+)
 @on_explicit_mesh(split_logits)
 def softmax_focal_loss_with_integer_labels(
     logits: ArrayLike,
@@ -150,11 +155,14 @@ def softmax_focal_loss_with_integer_labels(
     *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
     gamma: ArrayLike = 2.0,
 ) -> Array:
     """Focal loss, -(1 - p_y)**gamma log p_y: cross entropy that counts easy examples less.
 
-    Computed from the cross entropy L alone, as L (-expm1(-L))**gamma: 1 - p_y doesn't cancel.
+    With options: -sum_k w_k t_k (1 - p_k)**gamma log p_k, where t is 1 - eps at the label plus
+    eps / K everywhere. From L = -log p alone, as L (-expm1(-L))**gamma: 1 - p doesn't cancel.
 
     Args:
         logits: floating-point array of unnormalised log probabilities.
@@ -164,17 +172,18 @@ def softmax_focal_loss_with_integer_labels(
         where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
             the result it masks rows.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        label_smoothing: eps in [0, 1), one or one for each row, spread over classes that count.
+        class_weights: w, ``[K]``, at least 0; the loss is linear in them.
         gamma: focusing parameter, at least 0; 0 is the cross entropy.
 
     Returns:
         One loss per example: the shape of ``labels``, in float32 or wider.
 
     Raises:
-        TypeError: for a wrong dtype, such as labels that aren't integers.
-        ValueError: for a wrong shape, an axis out of range, no classes or a negative gamma.
+        TypeError, ValueError: for a wrong dtype or shape, an axis or option out of range.
 
     Accuracy: float32 8 ulp of the result where the gaps are exact, derivative 8. For gamma up to 2.
-    Transforms: all, in logits and gamma, to the order to which L**gamma can be differentiated.
+    Transforms: all, in all floats, to the order to which L**gamma can be differentiated.
     Reference: Lin et al., Focal Loss for Dense Object Detection (2017), equation 4.
 
     Example:
@@ -183,7 +192,12 @@ def softmax_focal_loss_with_integer_labels(
     """
     rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
     gamma = checks.as_option("gamma", gamma, rows.z.dtype)
-    return rows.reduced(focal(nll(rows.logits, label_rows(rows, labels), axis_name), gamma))
+    if checks.is_zero(label_smoothing) and class_weights is None:
+        return rows.reduced(focal(nll(rows.logits, label_rows(rows, labels), axis_name), gamma))
+    targets = _weighted(rows, one_hot_rows(rows, labels), label_smoothing, class_weights)
+    # A class that is masked costs nothing where it has no share, and infinity where it has.
+    losses = focal(-log_softmax_rows(rows.z, axis_name), gamma)
+    return rows.reduced(row_sum(weigh(targets, losses), axis_name)[..., 0])
 
 
 @program("axis", "axis_name", epsilon=Option(Range(-1)))
@@ -241,9 +255,19 @@ def _cross_entropy(
     z_loss: ArrayLike,
 ) -> Array:
     """The cross entropy of dense targets with its options."""
+    targets = _weighted(rows, targets, label_smoothing, class_weights)
+    loss = weighted_nll(rows.z, targets, rows.axis_name)
+    return rows.reduced(loss + _penalty(rows, z_loss))
+
+
+def _weighted(
+    rows: Rows, targets: Array, label_smoothing: ArrayLike, class_weights: ArrayLike | None
+) -> Array:
+    """Targets that are smoothed, and weighted by class."""
     dtype = rows.z.dtype
     if not checks.is_zero(label_smoothing):
-        epsilon = checks.as_option("label_smoothing", label_smoothing, dtype)
+        rows_shape = targets.shape[:-1]
+        epsilon = checks.as_row_option("label_smoothing", label_smoothing, dtype, rows_shape)
         kept = jnp.ones_like(targets) if rows.mask is None else rows.mask.astype(dtype)
         count = jnp.maximum(row_sum(kept, rows.axis_name), 1.0)
         targets = _smoothed(targets, kept / count, epsilon)
@@ -253,8 +277,7 @@ def _cross_entropy(
         rule = "class_weights must be at least 0"
         weights = checks.check_values(rule, weights, weights >= 0, "for class")
         targets = weigh(targets, jnp.broadcast_to(weights, targets.shape))
-    loss = weighted_nll(rows.z, targets, rows.axis_name)
-    return rows.reduced(loss + _penalty(rows, z_loss))
+    return targets
 
 
 @jax.custom_jvp

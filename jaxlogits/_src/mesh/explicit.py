@@ -51,6 +51,8 @@ class Layout(NamedTuple):
             return PartitionSpec(None, self.classes)
         if name.startswith(("bias", "class_")):
             return PartitionSpec(self.classes)
+        if name == "kept":
+            return PartitionSpec(*self.rows, None)
         names = self.full if len(shape) == len(self.full) else self.rows
         pairs = zip(shape, names[len(names) - len(shape) :], strict=True)
         return PartitionSpec(*(None if size == 1 else axes for size, axes in pairs))
@@ -98,7 +100,7 @@ def _run(fn: Callable[..., Any], arguments: Arguments, layout: Layout) -> Any:
         functools.partial(call, options=options),
         mesh=layout.mesh,
         in_specs=(specs,),
-        out_specs=layout.spec("", result.shape),
+        out_specs=jax.tree.map(lambda x: layout.spec("", x.shape), result),
         axis_names=set(layout.mesh.explicit_axes if layout.mesh.manual_axes else ()),  # or all
     )
     return on_devices({k: _placed(v, layout.mesh, specs[k]) for k, v in arrays.items()})
@@ -144,6 +146,20 @@ def with_whole_rows(fn: Callable[P, T]) -> Callable[P, T]:
         is_map = getattr(result, "shape", None) == given["logits"].shape
         placed: T = _placed(result, layout.mesh, split) if is_map else result
         return placed
+
+    return gathered
+
+
+def with_whole_arrays(fn: Callable[P, T]) -> Callable[P, T]:
+    """A decorator: arrays that are split are gathered."""
+
+    def whole(x: Any) -> Any:
+        return _placed(x, _mesh([x]), PartitionSpec()) if any(_names(x)) else x
+
+    @functools.wraps(fn)
+    def gathered(*args: P.args, **kwargs: P.kwargs) -> T:
+        given: Any = map(whole, args), {k: whole(v) for k, v in kwargs.items()}
+        return fn(*given[0], **given[1])
 
     return gathered
 

@@ -77,6 +77,10 @@ def row_top_k(keys: tuple[Array, ...], k: int, axis_name: AxisName) -> tuple[Arr
 def _sorted_down(arrays: tuple[Array, ...], k: int) -> tuple[Array, ...]:
     """The k largest by all arrays but the last, which goes with them."""
     *keys, index = arrays
+    if len(keys) == 1:
+        (key,) = keys
+        largest, places = lax.top_k(key, min(k, key.shape[-1]))
+        return largest, jnp.take_along_axis(index, places, axis=-1)
     *keys, index = lax.sort((*(-key for key in keys), index), num_keys=len(keys))
     return (*(-key[..., :k] for key in keys), index[..., :k])
 
@@ -88,6 +92,17 @@ def _gathered(x: Array, axis_name: AxisName) -> Array:
     whole = lax.dynamic_update_slice_in_dim(whole, x, start, axis=-1)
     gathered: Array = lax.psum(whole, axis_name)
     return gathered
+
+
+def row_take(x: Array, classes: Array, axis_name: AxisName) -> Array:
+    """A row's entries at int32 indices ``[..., k]`` of classes."""
+    own = classes - first_class(x.shape, classes.dtype, axis_name)
+    taken = jnp.take_along_axis(x, own, axis=-1, mode="clip")
+    if axis_name is None:
+        return taken
+    is_here = (own >= 0) & (own < x.shape[-1])
+    found: Array = lax.psum(jnp.where(is_here, taken, jnp.zeros_like(taken)), axis_name)
+    return found
 
 
 # Which classes a device has.

@@ -1,0 +1,284 @@
+"""Log probabilities under softmax(hidden @ kernel), in blocks of rows: what a policy says.
+
+Per-token numbers, for policy gradients, preference losses and distillation. For a gradient each
+block of logits is computed a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlogits._src.base.checks import Range
+from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
+from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.blockwise.linear_layer import (
+    Head,
+    Reduction,
+    are_bad,
+    existing_classes,
+    head_labels,
+    linear_layer,
+    logits_of,
+    map_rows,
+    spoiled,
+)
+from jaxlogits._src.decoding.sampling import as_count
+from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
+from jaxlogits._src.losses.divergences import entropy
+from jaxlogits._src.losses.supports import are_no_indices, kept_indices, log_probs_among
+from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_layer
+from jaxlogits._src.mesh.reductions import first_class, num_classes, row_take, row_top_k
+from jaxlogits._src.softmax import log_softmax
+
+_STATIC = ("block_size", "precision", "axis_name", "row_axis_name")
+_LOGITS = {
+    "soft_cap": Option(Range(above=0)),
+    "temperature": Option(Range(above=0), off=(1,)),
+}
+
+
+@program(*_STATIC, **_LOGITS)
+@on_explicit_mesh(split_layer)
+def linear_log_probs(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    class_where: ArrayLike | None = None,
+    kept: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    block_size: int | None = None,
+    precision: Any = None,
+    axis_name: AxisName = None,
+    row_axis_name: AxisName = None,
+) -> Array:
+    """Log probability of each label under softmax(hidden @ kernel), without that array in memory.
+
+    What policy gradients and preference losses are made of. A padded batch, with labels such as
+    -100, is given a ``where``.
+
+    Args:
+        hidden: floating-point array ``[..., D]``, one row for each token.
+        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
+        labels: integers in [0, K), ``[...]``. One outside makes its row's result NaN, and whatever
+            gradient that row has a part in.
+        bias: ``[K]``.
+        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
+        class_where: boolean mask ``[K]``, False for classes that don't exist (a label gives -inf).
+        kept: integers ``[..., n]``, the only classes of each row that remain, as in
+            ``kept_log_probs``: the kernel's other columns aren't multiplied.
+        soft_cap: c above 0, bounds the logits: c tanh(z / c).
+        temperature: above 0, divides the logits.
+        block_size: rows that are computed at once, instead of the number chosen from their bytes.
+        precision: of the matrix products, as in ``jax.lax.dot_general``.
+        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
+        row_axis_name: mesh axes over which the first dimension of hidden is split.
+
+    Returns:
+        ``[...]``, at most 0, in float32 or wider; 0 where ``where`` is False.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, shape or option.
+
+    Accuracy: that of the loss, given logits whose products are summed in float32.
+    Transforms: all, to any order, in every floating-point argument and option.
+
+    Example:
+        >>> jl.linear_log_probs(jnp.ones([2, 3]), jnp.ones([3, 8]), jnp.array([0, 7])).round(4)
+        Array([-2.0794, -2.0794], dtype=float32)
+    """
+    how = Reduction("none", where, None, block_size, None, axis_name, row_axis_name)
+    rows, head = linear_layer(hidden, kernel, bias, how)
+    indices = head_labels(labels, rows, head, how)
+    exists = existing_classes(class_where, head)
+    logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+    if kept is not None:
+        count = num_classes(head.kernel.shape, axis_name)
+        ids = kept_indices(kept, rows.shape[:-1], count, "the rows of hidden")
+        of_kept = _log_probs_of_kept(logits, class_where, axis_name)
+        among: Array = map_rows(of_kept, head, (rows, indices, ids), how)
+        return among
+
+    def log_probs(head: Head, hidden: Array, labels: Array) -> Array:
+        bad = are_bad(labels, head, axis_name)
+        losses = softmax_cross_entropy_with_integer_labels(
+            logits(head, hidden), jnp.where(bad, 0, labels), where=exists, axis_name=axis_name
+        )
+        return 0.0 - spoiled(losses, bad)
+
+    each: Array = map_rows(log_probs, head, (rows, indices), how)
+    return each
+
+
+def _log_probs_of_kept(
+    logits: Callable[[Head, Array], Array], class_where: ArrayLike | None, axis_name: AxisName
+) -> Callable[..., Array]:
+    """The function of a block of rows of which each has kept some classes, its own."""
+
+    def of_row(head: Head, hidden: Array, own: Array) -> Array:
+        bias = None if head.bias is None else head.bias[own]
+        return logits(Head(jnp.take(head.kernel, own, axis=1), bias), hidden[None])[0]
+
+    def log_probs(head: Head, hidden: Array, labels: Array, ids: Array) -> Array:
+        shape = head.kernel.shape
+        bad = are_bad(labels, head, axis_name)
+        bad |= are_no_indices(ids, num_classes(shape, axis_name))
+        ids = jnp.sort(ids, axis=-1)
+        is_first = jnp.concatenate([ids[:, :1] >= 0, ids[:, 1:] != ids[:, :-1]], axis=-1)
+        own = ids - first_class(shape, ids.dtype, axis_name)
+        keep = is_first & (ids >= 0) & (own >= 0) & (own < shape[1])
+        own = jnp.clip(own, 0, shape[1] - 1)
+        if class_where is not None:
+            keep &= jnp.asarray(class_where)[own]
+        z = jax.vmap(of_row, (None, 0, 0))(head, hidden, own)
+        hit = ids == labels[:, None].astype(ids.dtype)
+        return 0.0 + spoiled(log_probs_among(z, keep, hit, bad, axis_name), bad)
+
+    return log_probs
+
+
+@program(*_STATIC, **_LOGITS)
+@on_explicit_mesh(split_layer)
+def linear_log_probs_and_entropy(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    class_where: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    block_size: int | None = None,
+    precision: Any = None,
+    axis_name: AxisName = None,
+    row_axis_name: AxisName = None,
+) -> tuple[Array, Array]:
+    """Log probability of each label and entropy of its row, from one product with the kernel.
+
+    What a policy gradient with an entropy bonus takes, and what a training run logs.
+
+    Args:
+        hidden: floating-point array ``[..., D]``, one row for each token.
+        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
+        labels: integers in [0, K), ``[...]``. One outside makes its log probability NaN, and
+            whatever gradient that has a part in; the entropy doesn't depend on it.
+        bias: ``[K]``.
+        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
+        class_where: boolean mask ``[K]``, False for classes that don't exist, as in a padded
+            vocabulary: a label that is one gives -inf, and entropy knows nothing of them.
+        soft_cap: c above 0, bounds the logits: c tanh(z / c).
+        temperature: above 0, divides the logits: both results are those of the policy at it.
+        block_size: rows that are computed at once, instead of the number chosen from their bytes.
+        precision: of the matrix products, as in ``jax.lax.dot_general``.
+        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
+        row_axis_name: mesh axes over which the first dimension of hidden is split.
+
+    Returns:
+        Log probabilities, at most 0, and entropies in nats, at least 0: ``[...]`` each, in float32
+        or wider; both 0 where ``where`` is False.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, shape or option.
+
+    Accuracy: that of ``linear_log_probs`` and of ``entropy``, given logits summed in float32.
+    Transforms: all, to any order, in every floating-point argument and option.
+
+    Example:
+        >>> jl.linear_log_probs_and_entropy(jnp.ones([3]), jnp.zeros([3, 8]), jnp.array(7))
+        (Array(-2.0794415, dtype=float32), Array(2.0794415, dtype=float32))
+    """
+    how = Reduction("none", where, None, block_size, None, axis_name, row_axis_name)
+    rows, head = linear_layer(hidden, kernel, bias, how)
+    indices = head_labels(labels, rows, head, how)
+    exists = existing_classes(class_where, head)
+    logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+
+    def both(head: Head, hidden: Array, labels: Array) -> tuple[Array, Array]:
+        bad = are_bad(labels, head, axis_name)
+        z, labels = logits(head, hidden), jnp.where(bad, 0, labels)
+        losses = softmax_cross_entropy_with_integer_labels(
+            z, labels, where=exists, axis_name=axis_name
+        )
+        return 0.0 - spoiled(losses, bad), entropy(z, where=exists, axis_name=axis_name)
+
+    results: tuple[Array, Array] = map_rows(both, head, (rows, indices), how)
+    return results
+
+
+@program(*_STATIC, "k", k=Option(Range(), integer=True), **_LOGITS)
+@on_explicit_mesh(split_layer)
+def linear_top_k(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    k: int,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    class_where: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    block_size: int | None = None,
+    precision: Any = None,
+    axis_name: AxisName = None,
+    row_axis_name: AxisName = None,
+) -> tuple[Array, Array]:
+    """The k likeliest classes of softmax(hidden @ kernel), with their log probabilities.
+
+    Normalised over all classes: what a server returns beside a token, and what of a teacher is
+    stored for distillation. Of equal logits the first class comes first.
+
+    Args:
+        hidden: floating-point array ``[..., D]``, one row for each token.
+        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
+        k: how many, from 1 to the number of classes, known while tracing.
+        bias: ``[K]``.
+        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
+        class_where: boolean mask ``[K]``, False for classes that don't exist.
+        soft_cap: c above 0, bounds the logits: c tanh(z / c).
+        temperature: above 0, divides the logits.
+        block_size: rows that are computed at once, instead of the number chosen from their bytes.
+        precision: of the matrix products, as in ``jax.lax.dot_general``.
+        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
+        row_axis_name: mesh axes over which the first dimension of hidden is split.
+
+    Returns:
+        Log probabilities ``[..., k]`` from the largest down, in float32 or wider, and int32 class
+        indices. A class is -1 where its log probability is -inf, as when fewer than k exist, or
+        NaN; in a row that is left out the two are 0 and -1.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, shape or option.
+
+    Accuracy: that of ``log_softmax``, given logits whose products are summed in float32.
+    Transforms: all, to any order, of the log probabilities; a class has no derivative.
+
+    Example:
+        >>> jl.linear_top_k(jnp.ones([1]), jnp.array([[0.0, 20.0, 10.0]]), 2)[1]
+        Array([1, 2], dtype=int32)
+    """
+    how = Reduction("none", where, None, block_size, None, axis_name, row_axis_name)
+    rows, head = linear_layer(hidden, kernel, bias, how)
+    count = as_count(k, num_classes(head.kernel.shape, axis_name))
+    exists = existing_classes(class_where, head)
+    logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+
+    def top(head: Head, hidden: Array) -> tuple[Array, Array]:
+        z = logits(head, hidden)
+        log_probs = log_softmax(z, where=exists, axis_name=axis_name)
+        # By the logits, of which different ones may have equal log probabilities.
+        order = lax.stop_gradient(jnp.where(log_probs > -jnp.inf, z, -jnp.inf))
+        _, classes = row_top_k((order,), count, axis_name)
+        largest = row_take(log_probs, classes, axis_name)
+        return largest, jnp.where(largest > -jnp.inf, classes + 1, 0)
+
+    log_probs, following = map_rows(top, head, (rows,), how)
+    return log_probs, following - 1

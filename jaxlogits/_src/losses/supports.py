@@ -1,0 +1,126 @@
+"""Log probabilities where only some classes of each row remain, given by their indices.
+
+A sampler that keeps the likeliest classes, by top-k or top-p, draws from a softmax over these
+alone. Who recorded them gets the log probability with which the class was drawn, and its gradient.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
+from jaxlogits._src.base.program import program
+from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
+from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.reductions import (
+    class_indices,
+    first_class,
+    num_classes,
+    row_any,
+    row_sum,
+)
+from jaxlogits._src.rows.rows import rows_of, spoiled
+from jaxlogits._src.rows.softmax import label_mask
+from jaxlogits._src.rows.targets import label_rows
+
+
+@program("axis", "axis_name")
+@on_explicit_mesh(split_logits)
+def kept_log_probs(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    kept: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Log probability of each label where only ``kept`` classes remain, z_y - log(sum exp z_k).
+
+    Of a policy that drew from a truncated softmax, such as top-k's or top-p's, whose classes were
+    recorded: under the new policy's own truncation the ratio of the two would compare two supports.
+
+    Args:
+        logits: floating-point array of unnormalised log probabilities, over the temperature with
+            which the class was drawn.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
+            its row NaN.
+        kept: integers ``[..., n]``, for each row the indices of classes; -1 is padding, one that
+            stands there twice counts once, and any other number that is no class makes its row NaN.
+        axis: dimension or dimensions that hold the classes.
+        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
+            the result it masks rows, which give 0.
+        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+
+    Returns:
+        One number per row: the shape of ``labels``, in float32 or wider. -inf, with gradient 0, for
+        a label that isn't kept.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype or shape, or an axis out of range.
+
+    Accuracy: that of ``softmax_cross_entropy_with_integer_labels`` of the logits that are kept.
+    Transforms: all, to any order, in the logits.
+
+    Example:
+        >>> kept = jnp.array([2, 0, -1])
+        >>> jl.kept_log_probs(jnp.array([1.0, 9.0, 1.0]), jnp.array(2), kept).round(4)
+        Array(-0.6931, dtype=float32)
+    """
+    rows = rows_of(logits, axis, where, axis_name, one_per_row=True, no_class=True)
+    z, indices = rows.z, label_rows(rows, labels)
+    count = num_classes(z.shape, axis_name)
+    ids = kept_indices(kept, z.shape[:-1], count, "the shape of logits without axis,")
+    some = jnp.bool_(True) if rows.mask is None else row_any(rows.mask, axis_name)[..., 0]
+    is_bad = are_no_indices(ids, count) | (indices < 0) | (indices > count - 1)
+    keep = _as_mask(ids, z.shape, axis_name)
+    keep = keep if rows.mask is None else keep & rows.mask
+    hit = label_mask(z.shape, indices, axis_name)
+    among = log_probs_among(z, keep, hit, is_bad & some, axis_name)
+    return jnp.where(some, spoiled(among, is_bad & some), 0.0)
+
+
+def kept_indices(kept: ArrayLike, lead: tuple[int, ...], count: int, rule: str) -> Array:
+    """The checked indices of classes, int32 or wider; ``rule`` says where ``lead`` is from."""
+    ids = checks.as_integer("kept", kept)
+    if ids.ndim != len(lead) + 1 or ids.shape[:-1] != lead:
+        shape = ",".join([*map(str, lead), "n"])
+        raise ValueError(f"kept must have {rule} and n, [{shape}], got {checks.describe(ids)}")
+    ids = ids if ids.dtype.itemsize > 4 else ids.astype(jnp.int32)
+    bad = are_no_indices(ids, count)
+    checks.check_values(f"kept must be in [-1, {count})", jnp.max(ids, axis=-1, initial=-1), ~bad)
+    return ids
+
+
+def are_no_indices(ids: Array, count: int) -> Array:
+    """Rows ``[...]`` with a number that is neither a class nor padding."""
+    return jnp.any((ids < -1) | (ids > count - 1), axis=-1)
+
+
+def log_probs_among(z: Array, keep: Array, hit: Array, is_bad: Array, axis_name: AxisName) -> Array:
+    """log p of the class that is ``hit``, where only those that ``keep`` says exist.
+
+    -inf, with gradient 0, where there is none. Rows that are bad have some derivative, which the
+    caller spoils.
+    """
+    hit, is_bad = hit & keep, is_bad[..., None]
+    is_known = row_any(hit | (keep & jnp.isnan(z)), axis_name) | is_bad
+    index = class_indices(z.shape, jnp.dtype(jnp.int32), axis_name)
+    label = row_sum(jnp.where(hit, index, 0), axis_name)[..., 0]
+    losses = softmax_cross_entropy_with_integer_labels(
+        jnp.where((is_known & keep) | is_bad, z, 0.0),
+        jnp.where(is_bad[..., 0], 0, label),
+        where=keep | ~is_known | is_bad,
+        axis_name=axis_name,
+    )
+    return jnp.where(is_known[..., 0], 0.0 - losses, -jnp.inf)
+
+
+def _as_mask(ids: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
+    """Which of a row's classes are among its ids."""
+    own = ids - first_class(shape, ids.dtype, axis_name)
+    is_here = (ids >= 0) & (own >= 0) & (own < shape[-1])
+    one_more = jnp.zeros((*shape[:-1], shape[-1] + 1), bool)
+    places = jnp.where(is_here, own, shape[-1])
+    return jnp.put_along_axis(one_more, places, True, axis=-1, inplace=False)[..., :-1]
