@@ -31,6 +31,22 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
+_TESTS = Path(__file__).parent / "tests"
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which compile too
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out LLVM's optimisations in tests/, which take a third of the time to compile.
+
+    XLA makes the same program, in the same memory, of what it is given; only the machine code is
+    another. Tests of rounding are marked ``optimized`` and have that of users, as doctests do.
+    """
+    quickly = _TESTS in item.path.parents and item.get_closest_marker("optimized") is None
+    if jax.config.read("jax_disable_most_optimizations") and not quickly:
+        jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", quickly)
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """float64 for this test only."""

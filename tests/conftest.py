@@ -1,8 +1,10 @@
 """Fixtures of the tests; the root's conftest.py sets what doctests need too."""
 
+import gc
 import os
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -36,3 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         seen[name] += 1
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture
+def little_garbage() -> Iterator[None]:
+    """JAX collects garbage for each trace that may leak, of which only new objects are any."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

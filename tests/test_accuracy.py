@@ -16,6 +16,8 @@ from accuracy import BUDGETS, Budget
 
 import jaxlogits as jl
 
+pytestmark = pytest.mark.optimized
+
 each_function = pytest.mark.parametrize("name", oracles.FUNCTIONS)
 ORDERS = range(3)
 

@@ -38,6 +38,7 @@ DIFFERENTIATED = (
 )
 
 
+@pytest.mark.usefixtures("little_garbage")
 @pytest.mark.parametrize("case", STAGED, ids=lambda case: case.name)
 def test_no_tracer_leaks(case: Case) -> None:
     args = on_device(case.calls["full" if "full" in case.calls else "plain"])
@@ -49,6 +50,7 @@ def test_no_tracer_leaks(case: Case) -> None:
             jax.eval_shape(lambda at: case(**{**args, **at}), at)
 
 
+@pytest.mark.usefixtures("little_garbage")
 @pytest.mark.parametrize("name", ["blockwise_map", "linear_log_probs"])
 def test_no_tracer_leaks_eagerly(name: str) -> None:
     (case,) = (case for case in CASES if case.name == name)

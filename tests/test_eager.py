@@ -20,14 +20,6 @@ import jaxlogits as jl
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compile_quickly() -> Iterator[None]:
-    """What a program makes on the way and how often it's compiled, not how fast it is."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 COMPILED: list[float] = []
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interpret import interpreted
 from jax import lax
 
 import jaxlogits as jl
@@ -181,7 +182,7 @@ def test_logits_of_the_same_program(name: str, num_classes: int, dtype: Any) -> 
             for (p, _), x, y in zip(given, xs, labels, strict=True)
         ]
 
-    @jax.jit
+    @interpreted
     def apart(z: Any, labels: Any) -> Any:
         return jax.vmap(lambda z, y: results_and_gradient(fn, lambda z: z, z, y))(z, labels)
 

@@ -16,6 +16,8 @@ import pytest
 
 import jaxlogits as jl
 
+pytestmark = pytest.mark.optimized
+
 INF, NAN = np.inf, np.nan
 each_function = pytest.mark.parametrize("name", oracles.FUNCTIONS)
 each_dtype = pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

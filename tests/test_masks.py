@@ -59,16 +59,22 @@ def test_a_mask_of_rows(name: str) -> None:
     fn = ONE_PER_ROW[name]
     bad = np.where(ROWS[:, None], LOGITS, np.nan)
 
-    def both(z: Any, where: Any) -> Any:
-        return jax.value_and_grad(lambda z: fn(z, where=where).sum())(z), fn(z, where=where)
+    def slopes_and_values(z: Any, where: Any) -> Any:
+        def total(z: Any) -> Any:
+            values = fn(z, where=where)
+            return values.sum(), values
 
-    compiled = jax.jit(both)
-    (_, gradient), got = compiled(bad, ROWS)
-    plain = np.asarray(fn(LOGITS))
+        return jax.grad(total, has_aux=True)(z)
+
+    @jax.jit
+    def everything(bad: Any, where: Any) -> Any:
+        masked = slopes_and_values(bad, where), slopes_and_values(bad, where[:, None])
+        return *masked, fn(jnp.asarray(LOGITS))
+
+    (gradient, got), (as_classes, by_classes), plain = everything(bad, ROWS)
     np.testing.assert_allclose(got, np.where(ROWS, plain, 0.0), rtol=1e-6)
     assert np.isfinite(gradient).all()
     assert (np.asarray(gradient)[~ROWS] == 0).all()
-    (_, as_classes), by_classes = jax.jit(both)(bad, ROWS[:, None])
     np.testing.assert_array_equal(by_classes, got)
     np.testing.assert_array_equal(as_classes, gradient)
 

@@ -16,6 +16,8 @@ from accuracy import allowed
 
 import jaxlogits as jl
 
+pytestmark = pytest.mark.optimized
+
 NAMES = ["logsumexp", "softmax", "log_softmax", "class_log_odds"]
 each_function = pytest.mark.parametrize("name", NAMES)
 

@@ -13,6 +13,8 @@ import pytest
 
 from jaxlogits._src.base import exp_log as el
 
+pytestmark = pytest.mark.optimized
+
 MINIMAX = Path(__file__).parents[2] / "benchmarks" / "minimax.py"
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 compiled_or_not = pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])

@@ -57,6 +57,7 @@ SLOPES = {
 }
 
 
+@pytest.mark.optimized
 @pytest.mark.newest
 @pytest.mark.parametrize("name", ONE_ARGUMENT)
 def test_accuracy(name: str) -> None:

@@ -53,6 +53,7 @@ LOSSES = [
 ]
 
 
+@pytest.mark.optimized
 @pytest.mark.newest
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_value_and_derivatives(loss: Loss) -> None:
@@ -73,6 +74,7 @@ def test_value_and_derivatives(loss: Loss) -> None:
             assert error <= budget, (loss.name, order, float(x), float(y))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("loss", [LOSSES[3], LOSSES[6]], ids=lambda loss: loss.name)
 def test_derivatives_by_the_labels(loss: Loss) -> None:
     """First, mixed and second, at soft labels."""
@@ -96,6 +98,7 @@ def test_derivatives_by_the_labels(loss: Loss) -> None:
         assert ro.ulps(result, want, size) <= 2 * allowed(loss.fn.__name__, "float32", 1), order
 
 
+@pytest.mark.optimized
 @pytest.mark.newest
 def test_third_derivative_on_the_confident_side() -> None:
     """Where 1 - p rounds to 0, all derivatives are of size 1 - p, and of its sign."""
@@ -110,6 +113,7 @@ def test_third_derivative_on_the_confident_side() -> None:
         assert ro.ulps(jax.jit(jax.vmap(third))(x), want) <= 12
 
 
+@pytest.mark.optimized
 def test_float64(x64: None) -> None:  # noqa: ARG001
     x, y = LOGITS.astype(np.float64) * 2, LABELS.astype(np.float64)
     got = jax.jit(jl.sigmoid_binary_cross_entropy)(x, y)
@@ -117,6 +121,7 @@ def test_float64(x64: None) -> None:  # noqa: ARG001
     assert ro.ulps(got, ro.of_rows(ro.binary_cross_entropy, x, y)) <= 2.5
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("fn", [jl.sigmoid_binary_cross_entropy, jl.sigmoid_focal_loss])
 def test_sixteen_bits_are_computed_in_float32(fn: Callable[..., Any], dtype: str) -> None:

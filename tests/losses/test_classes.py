@@ -14,6 +14,7 @@ import optax
 import pytest
 import row_oracles as ro
 from accuracy import allowed
+from interpret import interpreted
 
 import jaxlogits as jl
 
@@ -81,6 +82,7 @@ LOSSES = [
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 
 
+@pytest.mark.optimized
 @pytest.mark.newest
 @each_loss
 def test_value_and_derivatives_at_every_gap(loss: Loss) -> None:
@@ -100,6 +102,7 @@ def test_value_and_derivatives_at_every_gap(loss: Loss) -> None:
         assert ro.ulps(hessian[n], want, float(np.max(np.abs(want)))) <= 2 * slope_budget
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("gap", [87.0, 86.5, 50.0, 17.0, 15.0])
 def test_a_small_loss_and_its_gradient_keep_every_digit(gap: float) -> None:
     """Where other libraries return 0 from a gap of 17 on; 87 is where float32 ends."""
@@ -110,6 +113,7 @@ def test_a_small_loss_and_its_gradient_keep_every_digit(gap: float) -> None:
         assert ro.ulps(gradient, ro.gradient(lambda z: ro.integer_cross_entropy(z, 0), z)) <= 5
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("num_classes", [1, 2, 10, 64, 1000])
 def test_any_number_of_classes(num_classes: int) -> None:
     z = ro.random_rows(8, num_classes)
@@ -122,6 +126,7 @@ def test_any_number_of_classes(num_classes: int) -> None:
     assert ro.ulps(gradient, ro.of_rows(ro.softmax, z) - ro.exact(one_hot), 2**-24) <= 5
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("loss", [LOSSES[4], LOSSES[7]], ids=lambda loss: loss.name)
 def test_third_derivative_along_a_direction(loss: Loss) -> None:
     z, v = np.float32([1, 0, -1.5]), np.float32([1, -0.5, 2])
@@ -141,6 +146,7 @@ def test_third_derivative_along_a_direction(loss: Loss) -> None:
     )
 
 
+@pytest.mark.optimized
 def test_float64(x64: None) -> None:  # noqa: ARG001
     z = np.concatenate([LOGITS, [[200.0, 0, 0], [0, 200, 199]]])
     labels = np.append(LABELS, [0, 2]).astype(np.int32)
@@ -154,6 +160,7 @@ def test_float64(x64: None) -> None:  # noqa: ARG001
     assert ro.ulps(gradient, want) <= 5
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_sixteen_bits_are_computed_in_float32(dtype: str) -> None:
     """The loss isn't rounded at all, its gradient once."""
@@ -224,7 +231,7 @@ def test_what_a_target_says_of_a_masked_class_is_left_out() -> None:
         jl.poly_loss_cross_entropy,
         functools.partial(jl.entmax_loss, alpha=1.25),
     ):
-        both = jax.jit(jax.vmap(jax.value_and_grad(fn)))
+        both = interpreted(jax.vmap(jax.value_and_grad(fn)))
         masked = functools.partial(fn, where=where)
         got = jax.jit(jax.vmap(jax.value_and_grad(masked)))(z, t)
         want = both(z[:, where], t[:, where])
@@ -233,6 +240,7 @@ def test_what_a_target_says_of_a_masked_class_is_left_out() -> None:
         assert not got[1][:, ~where].any()
 
 
+@pytest.mark.optimized
 def test_dense_targets_and_class_weights_are_weights() -> None:
     """The loss is linear in them, below 0 too; a rounding error of -1e-9 costs what it says."""
     z = LOGITS[:6]
@@ -282,6 +290,7 @@ def test_a_gap_may_overflow_where_the_loss_does_not() -> None:
     np.testing.assert_array_equal(gradient, [0.5, -0.5, 0])
 
 
+@pytest.mark.optimized
 def test_gradient_of_z_loss_at_a_large_gap() -> None:
     """p * weight alone is below the smallest number."""
     z = np.float32([86, 0])
@@ -312,7 +321,7 @@ def test_half_precision_logits_are_rounded_once(num_classes: int) -> None:
         "binary": lambda z: jl.sigmoid_binary_cross_entropy(z, targets),
     }
     fused = jax.jit(lambda h, k, b: [loss(h @ k + b) for loss in losses.values()])
-    apart = jax.jit(lambda z: [loss(z) for loss in losses.values()])
+    apart = interpreted(lambda z: [loss(z) for loss in losses.values()])
     for name, got, want in zip(
         losses, fused(hidden, kernel, bias), apart(logits.astype(jnp.float32)), strict=True
     ):
@@ -356,7 +365,7 @@ def test_the_number_of_classes_may_be_a_symbol() -> None:
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=2**-18, atol=2**-18),
             exported.call(*args),
-            jax.jit(with_gradient)(*args),
+            interpreted(with_gradient)(*args),
         )
 
 

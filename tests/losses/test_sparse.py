@@ -86,6 +86,7 @@ def rows(num_classes: int, scale: float) -> np.ndarray:
 # Values.
 
 
+@pytest.mark.optimized
 @each_function
 @pytest.mark.parametrize("num_classes", [7, 500])
 def test_values(name: str, alpha: float, fn: Any, num_classes: int) -> None:
@@ -244,6 +245,7 @@ def test_gradient_of_losses(alpha: float) -> None:
 # Derivatives.
 
 
+@pytest.mark.optimized
 @each_function
 def test_jacobian(name: str, alpha: float, fn: Any) -> None:
     """diag(s) - s s' / sum(s) with s = p**(2 - alpha) on the support."""
@@ -452,6 +454,7 @@ def test_no_rows() -> None:
     assert jax.jit(SPARSEMAX_LOSS)(empty, empty).shape == (0,)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("axis", [0, (2, 0)])
 def test_axes(axis: Any) -> None:
     z = np.random.default_rng(1).normal(size=[3, 4, 5]).astype(np.float32)

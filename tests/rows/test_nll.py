@@ -12,6 +12,8 @@ import row_oracles as ro
 import jaxlogits as jl
 from jaxlogits._src.losses.focal import focal
 
+pytestmark = pytest.mark.optimized
+
 cross_entropy = jl.softmax_cross_entropy_with_integer_labels
 Z, LABEL = np.float32([1, 2, 0.5]), np.int32(0)
 ZERO = np.float32(0)
