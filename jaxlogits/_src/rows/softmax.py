@@ -4,8 +4,8 @@ Two habits keep every result accurate at any gap between the logits:
 
 - the sum of exponentials is kept as 1 + rest, where rest leaves out one maximum, so that
   log1p(rest) and rest / (1 + rest) stay right where the maximum has almost all of the probability;
-- tangents are taken relative to the maximum's, which softmax doesn't notice, so that 1 - p is never
-  formed for the class whose p is close to 1.
+- tangents are taken relative to that of a likely class, which softmax doesn't notice, so that 1 - p
+  is never formed for a class whose p is close to 1.
 
 A row of -inf has no softmax: its results are NaN, but for logsumexp's -inf.
 """
@@ -57,16 +57,16 @@ def label_mask(shape: tuple[int, ...], labels: Array, axis_name: AxisName) -> Ar
 
 @checkpointed
 def centred(p: Array, dz: Array, axis_name: AxisName) -> Array:
-    """dz_i - sum_j p_j dz_j, where both terms are first taken relative to the likeliest's tangent.
+    """dz_i - sum_j p_j dz_j, where both terms are first taken relative to a likely class's tangent.
 
-    Like all tangent maps here it is a checkpointed function of what the backward pass has to keep.
+    One with p close to 1 has the others' tangents, negated: 1 - p is never formed. Where no class
+    is likely it is the mean, so that what all tangents share is taken off before the digits count.
     """
-    at_max = p == row_max(p, axis_name)
-    ties = row_sum(at_max.astype(p.dtype), axis_name)
-    # Of equal maxima the mean will do: none of them has more than half of the probability.
-    dz_max = row_sum(jnp.where(at_max, dz, 0.0), axis_name) / ties
+    likely = p > 0.5
+    share = jnp.where(row_max(p, axis_name) > 0.5, likely.astype(p.dtype), p)
+    reference = row_sum(share * dz, axis_name)
     # The select says once more that dz - dz is 0, for reverse mode, where the two are far apart.
-    relative = jnp.where(at_max & (ties == 1.0), 0.0, dz - dz_max)
+    relative = jnp.where(likely, 0.0, dz - reference)
     return relative - row_sum(p * relative, axis_name)
 
 
