@@ -178,6 +178,17 @@ def test_programs_print_what_is_shown(
             assert blocks.same_output(printed, shown, rel=1e-2), printed
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_code_can_be_pasted_with_its_imports(path: Path) -> None:
+    text = path.read_text()
+    sessions = re.findall(r"^```python\n(>>> .*?)^```", text, re.MULTILINE | re.DOTALL)
+    if sessions:  # share the names of the page
+        assert "import jaxlogits as jl" in sessions[0]
+        assert "import jax" in sessions[0]
+    for code, _ in blocks.programs(text)[:1]:
+        assert "import jaxlogits as jl" in code
+
+
 def test_a_wrong_output_is_seen() -> None:
     page = "```python\nprint('a', 2.0)\n```\n\n```text\na {}\n```\n"
     for shown, right in (("2.0", True), ("2.001", True), ("2.1", False), ("2.0 3", False)):

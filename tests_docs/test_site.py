@@ -313,6 +313,15 @@ def test_a_copied_session_has_no_prompts(browser: Any, site: Path) -> None:
     assert "True True" not in code  # its output
 
 
+def test_examples_of_functions_have_their_imports(site: Path) -> None:
+    for name in jl.__all__:
+        page = (site / "docs" / "api" / f"jl.{name}.html").read_text()
+        text = html.unescape(re.sub("<.+?>", "", page))
+        assert (">>> import jax, jax.numpy as jnp, jaxlogits as jl\n>>> " in text) == (
+            "jl." in (getattr(jl, name).__doc__ or "")
+        ), name
+
+
 def test_code_can_be_copied_and_output_can_not(browser: Any, site: Path) -> None:
     at(browser, site, "docs/recipes/ignore-index.html")
     count = "return document.querySelectorAll(arguments[0]).length"

@@ -19,6 +19,7 @@ API, EXAMPLES = ROOT / "docs" / "api", ROOT / "docs" / "examples"
 # Known where GitHub builds the site; what isn't known isn't linked.
 REPOSITORY, REF = os.environ.get("GITHUB_REPOSITORY"), os.environ.get("GITHUB_REF_NAME")
 FUNCTION = re.compile(r"^- `(\w+)\(.*?`: (.+)", re.MULTILINE)
+IMPORTS = ">>> import jax, jax.numpy as jnp, jaxlogits as jl"
 EXAMPLE_LINK = re.compile(r"\]\((?:\.\./)*examples/(?:notebooks/)?([a-z]\w*)\.(?:py|ipynb)\)")
 
 
@@ -195,6 +196,8 @@ def prepare_docstring(
         text[0],
         flags=re.MULTILINE,
     )
+    # help() needs no imports, but what is copied does.
+    text[1:] = [re.sub(r"^\n( +)", rf"\n\1{IMPORTS}\n\1", example) for example in text[1:]]
     lines[:] = "Example:".join(text).splitlines()
 
 
