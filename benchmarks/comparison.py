@@ -67,6 +67,7 @@ FEATURES: dict[str, tuple[str | None, str | None, str | None, str | None]] = {
     "loss of a linear head without its logits": ("linear_softmax_cross_entropy", None, None, None),
     "any function of rows, in blocks": ("blockwise_map", None, "jax.lax.map", None),
     "top-k, top-p, min-p": ("keep_top_p", None, None, None),
+    "speculative decoding": ("speculative_sample", None, None, None),
     "categorical draws": ("sample", None, "jax.random.categorical", None),
     "calibration error, temperature": ("fit_temperature", None, None, None),
     "conformal sets": ("conformal_set", None, None, None),

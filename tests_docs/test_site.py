@@ -113,6 +113,8 @@ SEARCHES = {
     "nucleus": "docs/api/jl.keep_top_p",
     "nucleus sampling": "docs/api/jl.keep_top_p",
     "top-p": "docs/api/jl.keep_top_p",
+    "speculative decoding": "docs/api/jl.speculative_sample",
+    "standard errors": "docs/api/jl.summarize",
     "repetition penalty": "docs/api/jl.penalize_repetition",
     "ECE": "docs/api/jl.expected_calibration_error",
     "reliability diagram": "docs/api/jl.reliability_curve",
