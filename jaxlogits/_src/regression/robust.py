@@ -45,23 +45,20 @@ def robust_covariance(
 
     Args:
         fit: of ``fit_logistic`` or ``fit_multinomial``.
-        features: [N, P], as they were fitted.
-        labels: [N], as they were fitted.
-        weights: [N], as they were fitted; a row of weight 0 doesn't exist.
-        offset: as it was fitted.
-        trials: as they were fitted; a row is one observation, however many trials it has.
-        clusters: integer [N], which cluster each row belongs to; None for each to its own.
+        features, labels, weights, offset, trials: as they were fitted. A row of weight 0 doesn't
+            exist; one is one observation, however many trials it has.
+        clusters: integer [N], each row's cluster; None for one of its own.
         weight_kind: "frequency", a weight of 2 is a row given twice, and N the sum of weights; or
             "sampling", weights multiply the gradients, and N is the number of rows.
         kind: "HC0" as above; "HC1" times N / (N - P), or with G clusters times
             G / (G - 1) (N - 1) / (N - P), P counting all coefficients. "HC2" divides s_n s_n' by
-            1 - h_n, the leverage h_n = p (1 - p) x' C x, "HC3" by its square, which is nearly the
-            jackknife: better where rows are few. Both are for yes and no, without clusters.
+            1 - h_n, the leverage h_n = p (1 - p) x' C x, and "HC3", nearly the jackknife, by its
+            square. These two are for yes and no without clusters.
 
     Returns:
         The shape of the fit's covariance; ``fit._replace(covariance=...)`` gives the standard
-        errors, tests and intervals that belong to it. NaN, for HC1, if N <= P or G = 1, and for HC2
-        and HC3 if a row has leverage 1, as one that alone determines a coefficient.
+        errors and tests that belong to it. NaN, for HC1, if N <= P or G = 1, and for HC2 and HC3 if
+        a row has leverage 1.
 
     Raises:
         TypeError: for anything but a fit, or arrays of another dtype.
