@@ -40,25 +40,26 @@ def robust_covariance(
 ) -> Array:
     """Covariance of the coefficients that needs no true model, C (sum_n s_n s_n') C.
 
-    C is the fit's covariance and s_n the gradient of row n's log likelihood. With clusters, the
-    gradients are first added up within each, as their rows may depend on each other.
+    C is the fit's covariance and s_n the gradient of row n's log likelihood. Those of a cluster
+    are first added up.
 
     Args:
         fit: of ``fit_logistic`` or ``fit_multinomial``.
-        features, labels, weights, offset, trials: as they were fitted. A row of weight 0 doesn't
-            exist; one is one observation, however many trials it has.
-        clusters: integer [N], each row's cluster; None for one of its own.
+        features: [N, P], as they were fitted.
+        labels: [N], as they were fitted.
+        weights: [N], as they were fitted; a row of weight 0 doesn't exist.
+        offset: as it was fitted.
+        trials: as they were fitted; a row is one observation, however many trials it has.
+        clusters: integer [N], which rows may depend on each other; None for none.
         weight_kind: "frequency", a weight of 2 is a row given twice, and N the sum of weights; or
             "sampling", weights multiply the gradients, and N is the number of rows.
         kind: "HC0" as above; "HC1" times N / (N - P), or with G clusters times
-            G / (G - 1) (N - 1) / (N - P), P counting all coefficients. "HC2" divides s_n s_n' by
-            1 - h_n, the leverage h_n = p (1 - p) x' C x, and "HC3", nearly the jackknife, by its
-            square. These two are for yes and no without clusters.
+            G / (G - 1) (N - 1) / (N - P), P counting all coefficients. "HC2" and "HC3", for yes and
+            no without clusters, divide by 1 - p (1 - p) x' C x or its square, nearly the jackknife.
 
     Returns:
-        The shape of the fit's covariance; ``fit._replace(covariance=...)`` gives the standard
-        errors and tests that belong to it. NaN, for HC1, if N <= P or G = 1, and for HC2 and HC3 if
-        a row has leverage 1.
+        The shape of the fit's covariance, for ``fit._replace(covariance=...)``. NaN, for HC1, if
+        N <= P or G = 1, and for HC2 and HC3 if a row has leverage 1.
 
     Raises:
         TypeError: for anything but a fit, or arrays of another dtype.
