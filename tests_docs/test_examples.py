@@ -73,6 +73,8 @@ def test_calibrate_keeps_its_promises(tmp_path: Path) -> None:
     printed = output.getvalue()
     before, after = map(float, re.search(r"calibration error +(\S+) +(\S+)", printed).groups())
     assert after < before / 2
+    of_nines = re.search(r"as trained +(\S+) +\S+\ncalibrated +(\S+) ", printed).groups()
+    assert float(of_nines[1]) < float(of_nines[0])
     sets = re.findall(r"^(?:-log p|adaptive) +(\S+) +(\S+) +\S+$", printed, re.MULTILINE)
     assert len(sets) == 6
     for promised, covered in sets:

@@ -40,8 +40,7 @@ def robust_covariance(
 ) -> Array:
     """Covariance of the coefficients that needs no true model, C (sum_n s_n s_n') C.
 
-    C is the fit's covariance and s_n the gradient of row n's log likelihood. Those of a cluster
-    are first added up.
+    C is the fit's covariance and s_n the gradient of row n's log likelihood, or a cluster's.
 
     Args:
         fit: of ``fit_logistic`` or ``fit_multinomial``.
