@@ -198,7 +198,7 @@ def show_separated() -> Separated:
         others = jnp.delete(features, 1, axis=1, assume_unique_indices=True)
         fit = jl.fit_logistic(others, labels, offset=value * features[:, 1])
         p = jl.predict_probs(fit, others, offset=value * features[:, 1])
-        information = (features.T * (p * (1 - p))) @ features
+        information = (features.T * (p * (1 - p))[None, :]) @ features
         return fit.log_likelihood, fit.log_likelihood + jnp.linalg.slogdet(information)[1] / 2
 
     values = jnp.linspace(-1.0, 12.0, 131)

@@ -295,7 +295,7 @@ def _by_inverse(args: tuple[Array, Array], point: Array) -> tuple[Array, Array, 
     gaps, weights = args
     z = _scaled(gaps, point, jnp.zeros_like(point))
     known = jnp.where(gaps == -jnp.inf, 0.0, gaps)
-    p = softmax_rows(z, jnp.asarray(jnp.nan, z.dtype), None)
+    p = softmax_rows(z, None)
     mean = jnp.sum(p * known, axis=-1)
     variance = jnp.sum(p * jnp.square(known - mean[:, None]), axis=-1)
     losses = logsumexp_rows(z, None)  # as the label's gap is 0

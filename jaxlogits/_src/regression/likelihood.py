@@ -53,9 +53,9 @@ def class_terms(log_odds: Array, labels: Array) -> Terms:
     is_label = labels[:, None] == jnp.arange(z.shape[1], dtype=labels.dtype)[None, :]
     known = jnp.any(is_label, axis=1)
     log_p, p, rest = (
-        log_softmax_rows(z, nan, None),
-        softmax_rows(z, nan, None),
-        softmax_complement_rows(z, nan, None),
+        log_softmax_rows(z, None),
+        softmax_rows(z, None),
+        softmax_complement_rows(z, None),
     )
     losses = jnp.where(known, -jnp.sum(jnp.where(is_label, log_p, 0), axis=1), nan)
     residuals = jnp.where(known[:, None], jnp.where(is_label, -rest, p), nan)[:, 1:].T
