@@ -181,11 +181,37 @@ def show_sets(held_out: Answers, test: Answers) -> None:
 
 
 # %% [markdown]
+# ## Yes or no
+#
+# Whether the digit is a nine is one question of yes or no, whose log-odds are the class against all
+# others. How often is it one where the model says 20 %?
+
+
+# %%
+NINE = 9
+
+
+def ask_for_nines(answers: Answers) -> tuple[Array, Array]:
+    """Log-odds of a nine, and whether it is one."""
+    return jl.class_log_odds(answers.logits)[:, NINE], answers.labels == NINE
+
+
+def show_nines(test: Answers, temperature: Array) -> None:
+    """Print two metrics of the binary question, before and after."""
+    print(f"\n{'is it a nine?':16} {'calibration error':>18} {'Brier score':>12}")
+    calibrated = test._replace(logits=test.logits / temperature)
+    for name, answers in (("as trained", test), ("calibrated", calibrated)):
+        log_odds, is_nine = ask_for_nines(answers)
+        error = jl.binary_calibration_error(log_odds, is_nine)
+        print(f"{name:16} {error:18.4f} {jl.binary_brier_score(log_odds, is_nine):12.4f}")
+
+
+# %% [markdown]
 # ## The figure
 #
 # A reliability diagram shows how often answers are right over how sure they are; calibrated ones
-# are on the diagonal. The larger a dot, the more images. The third picture shows the coverage of
-# the sets over the promised one.
+# are on the diagonal. The larger a dot, the more images. The third picture asks for nines alone,
+# and the last one shows the coverage of the sets over the promised one.
 
 
 # %%
@@ -204,6 +230,23 @@ def draw_reliability(axes: plt.Axes, answers: Answers, title: str, color: str) -
     axes.set_title(f"{title}: error {error:.3f}", fontsize=11)
 
 
+def draw_nines(axes: plt.Axes, test: Answers, temperature: Array) -> None:
+    """The rate of nines over their probability, before and after."""
+    axes.plot([0, 1], [0, 1], color=REST, linewidth=1)
+    calibrated = test._replace(logits=test.logits / temperature)
+    for answers, color, name in ((test, BEFORE, "as trained"), (calibrated, AFTER, "calibrated")):
+        curve = jl.binary_reliability_curve(*ask_for_nines(answers), num_bins=8)
+        sizes = 20 + 400 * curve.weight / curve.weight.sum()
+        axes.scatter(
+            curve.probability, curve.rate, s=sizes, color=color, alpha=0.8, linewidth=0, label=name
+        )
+    axes.set(xlabel="probability of a nine", ylabel="rate", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+    axes.set_title("Is it a nine?", fontsize=11)
+    legend = axes.legend(frameon=False, loc="upper left")
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])
+
+
 def draw_coverage(axes: plt.Axes, held_out: Answers, test: Answers) -> None:
     """The sets' coverage over the promised one."""
     promises = jnp.linspace(0.5, 0.99, 50)
@@ -218,10 +261,12 @@ def draw_coverage(axes: plt.Axes, held_out: Answers, test: Answers) -> None:
 
 def draw(path: Path, held_out: Answers, test: Answers, temperature: Array) -> None:
     """Save the figure."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(8, 8.2), layout="constrained")
+    axes = axes.ravel()
     draw_reliability(axes[0], test, "As trained", BEFORE)
     draw_reliability(axes[1], test._replace(logits=test.logits / temperature), "Calibrated", AFTER)
-    draw_coverage(axes[2], held_out, test)
+    draw_nines(axes[2], test, temperature)
+    draw_coverage(axes[3], held_out, test)
     for axis in axes:
         axis.set_aspect("equal")
         axis.set_axisbelow(True)
@@ -248,6 +293,7 @@ def main(
     )
     fit = jl.fit_temperature(held_out.logits, held_out.labels)
     show_calibration(test.logits, test.labels, fit.temperature)
+    show_nines(test, fit.temperature)
     show_sets(held_out, test)
     draw(figure, held_out, test, fit.temperature)
     print(f"\nfigure: {figure}")

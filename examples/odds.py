@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
+import _endometrial
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -159,17 +160,77 @@ def show_layer(fit: jl.LogisticFit, kernel: Array, steps: int) -> None:
 
 
 # %% [markdown]
-# ## The figure
+# ## Where there is no largest likelihood
 #
-# How the bootstrap's odds ratios are distributed, with the intervals that the curvature gives.
+# Of 79 women with endometrial cancer, all thirteen whose tumour has new vessels have one of high
+# grade. So the likelihood grows for ever with that coefficient, and most packages print some large
+# number with a huge standard error. `fit_logistic` says that the data are separated. With Firth's
+# penalty, half the log determinant of the information, there is an answer: where the likelihood is
+# flat the data say nothing, and the penalty takes as much off as they say less.
 
 
 # %%
-def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
-    """Save the figure."""
+class Separated(NamedTuple):
+    """The log likelihoods [V] of coefficients of the new vessels [V], at most 0 each."""
+
+    values: Array
+    plain: Array
+    penalized: Array  # by half the log determinant
+    estimate: Array  # the coefficient with Firth's penalty
+
+
+def show_separated() -> Separated:
+    """Print both fits, and return what the figure shows."""
+    features, labels = (jnp.asarray(x, jnp.float32) for x in _endometrial.load())
+    plain = jax.jit(jl.fit_logistic)(features, labels)
+    print(f"\nendometrial cancer: separated is {plain.separated}")
+    firth = jl.fit_logistic(features, labels, firth=True)
+    summary = jl.summarize(firth)
+    print(f"{'with Firth:':16}  {'coef':>7}  {'std err':>7}  {'P>|z|':>7}")
+    for i, name in enumerate(_endometrial.NAMES):
+        numbers = (summary.coefficients[i], summary.standard_errors[i], summary.p_values[i])
+        print(f"{name:16}  {'  '.join(f'{x:7.3f}' for x in numbers)}")
+    test = summary.likelihood_ratio
+    print(f"penalized likelihood ratio {test.statistic:.2f}, p = {test.p_value:.1e}")
+
+    def along(value: Array) -> tuple[Array, Array]:
+        """The likelihood with that coefficient, and the others at their likeliest."""
+        others = jnp.delete(features, 1, axis=1, assume_unique_indices=True)
+        fit = jl.fit_logistic(others, labels, offset=value * features[:, 1])
+        p = jl.predict_probs(fit, others, offset=value * features[:, 1])
+        information = (features.T * (p * (1 - p))[None, :]) @ features
+        return fit.log_likelihood, fit.log_likelihood + jnp.linalg.slogdet(information)[1] / 2
+
+    values = jnp.linspace(-1.0, 12.0, 131)
+    likelihoods = jax.jit(jax.vmap(along))(values)
+    heights = (x - jnp.max(x) for x in likelihoods)
+    return Separated(values, *heights, firth.coefficients[1])
+
+
+def draw_separated(axes: plt.Axes, separated: Separated) -> None:
+    """Both likelihoods over the coefficient."""
+    values, plain, penalized, estimate = separated
+    axes.plot(values, plain, color="#b8bec6", linewidth=2, label="log likelihood")
+    axes.plot(values, penalized, color="#2a7f62", linewidth=2, label="with Firth's penalty")
+    axes.axvline(estimate, color="#2a7f62", linewidth=1, linestyle=":")
+    axes.set(xlabel="coefficient of new vessels", ylabel="below the largest", ylim=(-5, 0.3))
+    axes.set_title("Separated data: no largest likelihood", fontsize=11)
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+# %% [markdown]
+# ## The figure
+#
+# How the bootstrap's odds ratios are distributed, with the intervals that the curvature gives; and
+# beside it what happens where the data are separated.
+
+
+# %%
+def draw_bootstrap(axes: plt.Axes, fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
+    """Odds ratios with both kinds of spread."""
     coefficients = fits.coefficients[fits.converged]
     intervals = jl.summarize(fit).confidence_intervals
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
     for place, name in enumerate(MEASURED):
         i = NAMES.index(name)
         parts = axes.violinplot(coefficients[:, i], [place], orientation="horizontal", widths=0.8)
@@ -186,6 +247,13 @@ def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
     axes.invert_yaxis()
     axes.set_title(f"Wald's 95 % intervals over {len(coefficients)} bootstrap fits", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit, separated: Separated) -> None:
+    """Save the figure."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained", width_ratios=[3, 2])
+    draw_bootstrap(axes[0], fit, fits)
+    draw_separated(axes[1], separated)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -207,7 +275,7 @@ def main(
     show_bootstrap(fit, fits)
     kernel = train_layer(data, steps)
     show_layer(fit, kernel, steps)
-    draw(figure, fit, fits)
+    draw(figure, fit, fits, show_separated())
     print(f"\nfigure: {figure}")
     return fit, kernel
 

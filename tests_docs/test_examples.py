@@ -73,6 +73,8 @@ def test_calibrate_keeps_its_promises(tmp_path: Path) -> None:
     printed = output.getvalue()
     before, after = map(float, re.search(r"calibration error +(\S+) +(\S+)", printed).groups())
     assert after < before / 2
+    of_nines = re.search(r"as trained +(\S+) +\S+\ncalibrated +(\S+) ", printed).groups()
+    assert float(of_nines[1]) < float(of_nines[0])
     sets = re.findall(r"^(?:-log p|adaptive) +(\S+) +(\S+) +\S+$", printed, re.MULTILINE)
     assert len(sets) == 6
     for promised, covered in sets:
@@ -137,6 +139,9 @@ def test_odds_reads_a_logits_layer_as_a_regression(tmp_path: Path) -> None:
     printed = output.getvalue()
     assert re.search(r"mean radius +│ +4.501 │ +0.564 │ +7.98 │ 1.5e-15 │", printed)
     assert "200 of 200 bootstrap fits converged" in printed
+    assert re.search(r"likelihood ratio 589\.\d, p = 10\^-126 \(4 d\.f\.\)", printed)
+    assert "endometrial cancer: separated is True" in printed
+    assert re.search(r"new vessels +2\.929 +1\.551 +0\.059", printed)
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert str(figure) in printed
 

@@ -96,15 +96,13 @@ def fit_logistic(
 
     Args:
         features: floating-point [N, P]. No intercept is added: give it as a column of ones.
-        labels: [N] in [0, 1], yes or no or a probability; with ``trials`` how many of them said
-            yes. Outside the fit is NaN.
+        labels: [N] in [0, 1], yes or no or a probability, or how many of ``trials``; NaN outside.
         weights: [N], at least 0, how often each row counts, None for once; 0 leaves it unread.
         offset: [N], a part of the log-odds that is known.
         trials: [N], for labels that are counts.
         l2: penalty, a scalar or one for each feature, 0 for an intercept. The covariance is then
             that of the posterior under a normal prior with variance 1 / l2.
-        firth: True for Firth's penalty, -log det(information) / 2: less biased, and finite where
-            data are separated.
+        firth: True for Firth's penalty -log det(information) / 2, finite where data are separated.
         max_steps: the most evaluations of the likelihood.
         tolerance: length of the last step, in standard errors; its square is about the error left.
             None for the square root of the spacing at 1.

@@ -40,8 +40,7 @@ def robust_covariance(
 ) -> Array:
     """Covariance of the coefficients that needs no true model, C (sum_n s_n s_n') C.
 
-    C is the fit's covariance and s_n the gradient of row n's log likelihood. With clusters, the
-    gradients are first added up within each, as their rows may depend on each other.
+    C is the fit's covariance and s_n the gradient of row n's log likelihood, or a cluster's.
 
     Args:
         fit: of ``fit_logistic`` or ``fit_multinomial``.
@@ -50,18 +49,16 @@ def robust_covariance(
         weights: [N], as they were fitted; a row of weight 0 doesn't exist.
         offset: as it was fitted.
         trials: as they were fitted; a row is one observation, however many trials it has.
-        clusters: integer [N], which cluster each row belongs to; None for each to its own.
+        clusters: integer [N], which rows may depend on each other; None for none.
         weight_kind: "frequency", a weight of 2 is a row given twice, and N the sum of weights; or
             "sampling", weights multiply the gradients, and N is the number of rows.
         kind: "HC0" as above; "HC1" times N / (N - P), or with G clusters times
-            G / (G - 1) (N - 1) / (N - P), P counting all coefficients. "HC2" divides s_n s_n' by
-            1 - h_n, the leverage h_n = p (1 - p) x' C x, "HC3" by its square, which is nearly the
-            jackknife: better where rows are few. Both are for yes and no, without clusters.
+            G / (G - 1) (N - 1) / (N - P), P counting all coefficients. "HC2" and "HC3", for yes and
+            no without clusters, divide by 1 - p (1 - p) x' C x or its square, nearly the jackknife.
 
     Returns:
-        The shape of the fit's covariance; ``fit._replace(covariance=...)`` gives the standard
-        errors, tests and intervals that belong to it. NaN, for HC1, if N <= P or G = 1, and for HC2
-        and HC3 if a row has leverage 1, as one that alone determines a coefficient.
+        The shape of the fit's covariance, for ``fit._replace(covariance=...)``. NaN, for HC1, if
+        N <= P or G = 1, and for HC2 and HC3 if a row has leverage 1.
 
     Raises:
         TypeError: for anything but a fit, or arrays of another dtype.
