@@ -137,8 +137,8 @@ def logitexp(log_probs: ArrayLike) -> Array:
     Transforms: all, to any order; the derivative is 1 / (1 - exp(x)).
 
     Example:
-        >>> jl.logitexp(jl.log_sigmoid(jnp.array([-100.0, 0.001, 3.0]))).round(4)
-        Array([-1.e+02,  1.e-03,  3.e+00], dtype=float32)
+        >>> jl.logitexp(jnp.array([-100.0, -0.5, 0.0])).round(4)
+        Array([-100.    ,    0.4328,       inf], dtype=float32)
     """
     log_probs = as_floating("log_probs", log_probs)
     check_values("log_probs must be at most 0", log_probs, log_probs <= 0, "at")
