@@ -129,6 +129,19 @@ def test_decode_writes_by_every_rule(tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_policy_learns_to_close_brackets(tmp_path: Path) -> None:
+    example, figure = load("policy"), tmp_path / "policy.png"
+    options = example.Options(depth=2, width=64, steps=80)
+    # optax multiplies a step's number, an integer, by a float.
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
+        before, after = example.main(options, figure)
+    # By chance one of 64 answers is right.
+    assert before < 0.1
+    assert after > 0.5
+    assert f"all right: {before:.1%} -> {after:.1%} of answers" in output.getvalue()
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
 def test_odds_reads_a_logits_layer_as_a_regression(tmp_path: Path) -> None:
     figure = tmp_path / "odds.png"
     with contextlib.redirect_stdout(io.StringIO()) as output:

@@ -161,6 +161,25 @@ def test_any_number_of_classes_and_rows_in_a_block(
     assert_same(ours, lambda *args: plain(*args).mean(), data(num_classes=num_classes))
 
 
+def test_label_smoothing_of_each_row() -> None:
+    eps = np.linspace(0, 0.5, ROWS).reshape(2, 3)
+
+    def ours(hidden, kernel, labels, eps):
+        return jl.linear_softmax_cross_entropy(
+            hidden, kernel, labels, label_smoothing=eps, reduction="none", block_size=4
+        )
+
+    def theirs(hidden, kernel, labels, eps):
+        return plain(hidden, kernel, labels, label_smoothing=eps[..., None])
+
+    assert_same(ours, theirs, (*data((2, 3)), eps))
+    rule = (
+        r"^label_smoothing must have no dimensions or those of the rows, \[6\], got float32\[5\]$"
+    )
+    with pytest.raises(ValueError, match=rule):
+        jl.linear_softmax_cross_entropy(*cast(data(), jnp.float32), label_smoothing=jnp.ones(5) / 8)
+
+
 def test_log_probs_are_those_of_the_labels() -> None:
     layer = {"bias": np.linspace(-1, 1, CLASSES), "soft_cap": 1.5, "temperature": 0.5}
 

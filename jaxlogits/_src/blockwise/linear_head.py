@@ -22,6 +22,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     head_labels,
     linear_layer,
     logits_of,
+    per_row,
     reduce_rows,
     spoiled,
 )
@@ -105,21 +106,22 @@ def linear_softmax_cross_entropy(
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+    of_rows = (rows, indices, *per_row("label_smoothing", label_smoothing, rows.shape[:-1]))
 
-    def loss(head: Head, hidden: Array, labels: Array) -> Array:
+    def loss(head: Head, hidden: Array, labels: Array, *smoothing: Array) -> Array:
         bad = are_bad(labels, head, axis_name)
         each = softmax_cross_entropy_with_integer_labels(
             logits(head, hidden),
             jnp.where(bad, 0, labels),
             where=exists,
-            label_smoothing=label_smoothing,
+            label_smoothing=smoothing[0] if smoothing else label_smoothing,
             class_weights=class_weights,
             z_loss=z_loss,
             axis_name=axis_name,
         )
         return spoiled(each, bad)
 
-    return reduce_rows(loss, head, (rows, indices), how)
+    return reduce_rows(loss, head, of_rows, how)
 
 
 @program(

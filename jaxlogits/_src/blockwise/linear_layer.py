@@ -144,6 +144,15 @@ def existing_classes(class_where: ArrayLike | None, head: Head) -> Array | None:
     return mask[None, :]
 
 
+def per_row(name: str, option: ArrayLike, lead: tuple[int, ...]) -> tuple[Array, ...]:
+    """An option that each row has its own of, to be cut as the rows are; nothing for a number."""
+    if jnp.ndim(option) == 0:
+        return ()
+    array = checks.as_real(name, option)
+    checks.require_shape(name, array, lead, "no dimensions or those of the rows,")
+    return (array,)
+
+
 def logits_of(
     soft_cap: ArrayLike | None, temperature: ArrayLike, dtype: jnp.dtype, precision: Any
 ) -> Callable[[Head, Array], Array]:
