@@ -214,8 +214,10 @@ def _dot_general(params: Any, a: Any, b: Any) -> Any:
 
 
 def _reduce_precision(params: Any, x: Any) -> Any:
-    # All that is asked for is a half-precision dtype's rounding, in numbers that it can hold.
-    dtype = {7: jax.numpy.bfloat16, 10: np.float16}[params["mantissa_bits"]]
+    # A half-precision dtype's rounding, in numbers that it can hold, is numpy's.
+    dtype = {7: jax.numpy.bfloat16, 10: np.float16}.get(params["mantissa_bits"])
+    if dtype is None:
+        return jax.lax.reduce_precision(x, **params)
     return x.astype(dtype).astype(x.dtype)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interpret import interpreted
 
 import jaxlogits as jl
 
@@ -226,9 +227,11 @@ def test_params_and_closures_of_a_byte_or_less(kind: str, dtype: str) -> None:
         return fn(kernel, hidden * scale, labels)
 
     got = jax.grad(blockwise(kind, closed))(jnp.float32(1), HIDDEN, LABELS)
-    want = jax.grad(lambda scale: whole(kind, closed(scale, HIDDEN, LABELS)))(jnp.float32(1))
+    want = interpreted(jax.grad(lambda scale: whole(kind, closed(scale, HIDDEN, LABELS))))(
+        jnp.float32(1)
+    )
     np.testing.assert_allclose(got, want, rtol=1e-4)
-    if dtype.startswith("float"):
+    if kind == "sum" and dtype.startswith("float"):
         # Each row's gradient is 0, 1/2 or another number that the dtype has, and so is the sum.
         rows = jnp.array([0.5, 0.0, 0.5, 1.0])
 

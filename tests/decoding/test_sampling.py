@@ -131,16 +131,26 @@ def far_probs(row: list[float], temperature: float) -> np.ndarray:
     return (e / np.sum(e)).astype(float)
 
 
+# Compiled once for each number of classes.
+
+
+@jax.jit
+def draws_of_one_row(z: Any, t: Any) -> Any:
+    return jl.sample_with_log_prob(KEY, z, shape=SHAPE, temperature=t)
+
+
+@jax.jit
+def draws_of_rows(z: Any, t: Any) -> Any:
+    return jl.sample(KEY, z, shape=SHAPE[1:], temperature=t)
+
+
 @pytest.mark.parametrize(("row", "temperature"), FAR.values(), ids=FAR)
 def test_draws_at_any_offset_and_temperature(row: list[float], temperature: float) -> None:
     z, want = jnp.float32(row), far_probs(row, temperature)
-    classes, log_probs = jax.jit(
-        lambda z, t: jl.sample_with_log_prob(KEY, z, shape=SHAPE, temperature=t)
-    )(z, temperature)
+    classes, log_probs = draws_of_one_row(z, temperature)
     assert_drawn(classes, want)
     np.testing.assert_allclose(log_probs, np.log(want[classes]), rtol=1e-6, atol=1e-6)
-    rows = jax.jit(lambda z, t: jl.sample(KEY, z, shape=SHAPE[1:], temperature=t))
-    both = rows(jnp.stack([z, z]), jnp.float32([temperature, 0.0]))
+    both = draws_of_rows(jnp.stack([z, z]), jnp.float32([temperature, 0.0]))
     assert_drawn(both[:, 0], want)
     np.testing.assert_array_equal(both[:, 1], np.argmax(row))
 
@@ -165,12 +175,16 @@ def test_log_probs_at_small_temperatures() -> None:
 LEFT = [[0, -1e7, -1e7 - 1], [1e7, 1e7, 1e7 + 1], [5.0, -1e9, -1e9], [1e30, 0.0, 1.0]]
 
 
+@jax.jit
+def orders(z: Any) -> Any:
+    keys = jax.random.split(KEY, 20_000)
+    return jax.vmap(lambda k: jl.sample_without_replacement(k, z, 3))(keys)
+
+
 @pytest.mark.parametrize("row", LEFT)
 def test_without_replacement_at_any_offset(row: list[float]) -> None:
     """What is left is drawn from its own softmax, however far it is below what was drawn."""
-    keys = jax.random.split(KEY, 20_000)
-    z = jnp.float32(row)
-    drawn = jax.jit(lambda z: jax.vmap(lambda k: jl.sample_without_replacement(k, z, 3))(keys))(z)
+    drawn = orders(jnp.float32(row))
     want = np.zeros([3, 3, 3])
     for order in itertools.permutations(range(3)):
         first = far_probs(row, 1.0)[order[0]]
@@ -178,17 +192,18 @@ def test_without_replacement_at_any_offset(row: list[float]) -> None:
     assert_drawn(drawn @ jnp.array([9, 3, 1]), want.ravel())
 
 
+@jax.jit
+def soft_and_hard_draws(z: Any, t: Any) -> Any:
+    keys = jax.random.split(KEY, 10_000)
+    draw = functools.partial(jl.gumbel_softmax, temperature=t)
+    soft, hard = (jax.vmap(lambda k, h=h: draw(k, z, hard=h))(keys) for h in (False, True))
+    return soft, hard, jax.grad(lambda z, t: draw(KEY, z, temperature=t)[0], (0, 1))(z, t)
+
+
 @pytest.mark.parametrize(("row", "temperature"), FAR.values(), ids=FAR)
 def test_gumbel_softmax_at_any_offset_and_temperature(row: list[float], temperature: float) -> None:
     """The draw is from softmax(z) whatever the temperature, which makes it soft."""
-    keys = jax.random.split(KEY, 10_000)
-
-    def run(z: Any, t: Any) -> Any:
-        draw = functools.partial(jl.gumbel_softmax, temperature=t)
-        soft, hard = (jax.vmap(lambda k, h=h: draw(k, z, hard=h))(keys) for h in (False, True))
-        return soft, hard, jax.grad(lambda z, t: draw(KEY, z, temperature=t)[0], (0, 1))(z, t)
-
-    soft, hard, slopes = jax.jit(run)(jnp.float32(row), temperature)
+    soft, hard, slopes = soft_and_hard_draws(jnp.float32(row), temperature)
     assert_drawn(np.argmax(hard, -1), far_probs(row, 1.0))
     np.testing.assert_array_equal(np.sum(hard, -1), 1.0)
     np.testing.assert_allclose(np.sum(soft, -1), 1.0, rtol=1e-6)
@@ -211,11 +226,9 @@ def test_gumbel_softmax_takes_a_temperature_for_each_row() -> None:
 ROWS = np.float32([[0, 1, 2], [INF, INF, 0], [0, NAN, 1], [-INF] * 3, [-INF, 2, -INF], [0, INF, 1]])
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.0, 1e-37, INF, -1.0])
-@pytest.mark.parametrize("name", ["sample_with_log_prob", "gumbel_softmax", "hard"])
-def test_nan_has_no_gradient(name: str, temperature: float) -> None:
-    if temperature == 0 and name != "sample_with_log_prob":
-        pytest.skip("refused")
+@functools.cache
+def draw_and_slopes(name: str) -> Any:
+    """Of each row, compiled once for all temperatures."""
 
     def of(z: Any, t: Any) -> Any:
         if name == "sample_with_log_prob":
@@ -227,11 +240,21 @@ def test_nan_has_no_gradient(name: str, temperature: float) -> None:
         return jnp.sum(value * jnp.arange(1.0, 1 + value.shape[-1]))
 
     @jax.jit
+    @jax.vmap
     def run(z: Any, t: Any) -> Any:
         pushed = jax.jvp(number, (z, t), (jnp.ones_like(z), jnp.zeros_like(t)))[1]
         return of(z, t), jax.grad(number, (0, 1))(z, t), pushed
 
-    value, (by_z, by_t), pushed = jax.vmap(run)(ROWS, jnp.full(len(ROWS), temperature))
+    return run
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0, 1e-37, INF, -1.0])
+@pytest.mark.parametrize("name", ["sample_with_log_prob", "gumbel_softmax", "hard"])
+def test_nan_has_no_gradient(name: str, temperature: float) -> None:
+    if temperature == 0 and name != "sample_with_log_prob":
+        pytest.skip("refused")
+    run = draw_and_slopes(name)
+    value, (by_z, by_t), pushed = run(ROWS, jnp.full(len(ROWS), temperature))
     bad = np.isnan(value).any(-1)
     want = [False, True, True, True, False, False] if temperature >= 0 else [True] * 6
     np.testing.assert_array_equal(bad, want)
