@@ -23,7 +23,6 @@ WORDS: dict[str, list[str]] = {
         "log probs and entropy",
         "token log probabilities",
     ],
-    "docs/api/jl.keep_top_n_sigma": ["top-n-sigma"],
     "docs/api/jl.logsumexp": ["log partition function", "log-sum-exp"],
     "docs/api/jl.penalize_repetition": ["repetition penalty"],
     "docs/api/jl.reliability_curve": ["reliability diagram", "calibration curve"],
