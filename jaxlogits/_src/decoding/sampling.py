@@ -23,7 +23,7 @@ from jaxlogits._src.mesh.explicit import with_whole_rows
 from jaxlogits._src.mesh.reductions import num_classes, row_argmax, row_max, row_sum, row_top_k
 from jaxlogits._src.rows.nll import nll
 from jaxlogits._src.rows.quotients import cooled
-from jaxlogits._src.rows.rows import Rows, rows_of, spoiled
+from jaxlogits._src.rows.rows import Rows, reduced, rows_of, spoiled
 from jaxlogits._src.rows.softmax import first_max, softmax_rows
 
 
@@ -123,7 +123,13 @@ def sample_with_log_prob(
     rows = rows_of(logits, axis, where, axis_name)
     shape, z = _as_shape(shape), cooled_rows(rows, temperature)
     classes = draw(key, z, shape, axis_name)
-    return classes, -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, axis_name)
+
+    @jax.checkpoint
+    def log_probs(z: Array) -> Array:
+        z = cooled_rows(rows._replace(z=z), temperature)
+        return -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, axis_name)
+
+    return classes, reduced(log_probs, rows, empty=jnp.nan)
 
 
 @program("axis", "axis_name", "k", k=Option(Range(), integer=True))

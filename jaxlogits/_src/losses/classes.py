@@ -6,6 +6,8 @@ are two functions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +20,7 @@ from jaxlogits._src.losses.focal import focal
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.nll import nll, weighted_nll, weighted_square_logsumexp
-from jaxlogits._src.rows.rows import Rows, rows_of
+from jaxlogits._src.rows.rows import Rows, reduced, rows_of
 from jaxlogits._src.rows.softmax import log_softmax_rows, softmax_complement_rows
 from jaxlogits._src.rows.targets import label_rows, one_hot_rows, target_rows
 
@@ -133,10 +135,11 @@ def softmax_cross_entropy_with_integer_labels(
     rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
     dense = "softmax_cross_entropy"
     if checks.is_zero(label_smoothing) and class_weights is None:
+        indices, penalty = label_rows(rows, labels, dense), _penalty(rows, z_loss)
         # The penalty reads the wide logits, and one array's gradient is rounded once.
-        z = rows.logits if checks.is_zero(z_loss) else rows.z
-        loss = nll(z, label_rows(rows, labels, dense), axis_name)
-        return rows.reduced(loss + _penalty(rows, z_loss))
+        return reduced(
+            lambda z: nll(z, indices, axis_name) + penalty(z), rows, wide=not checks.is_zero(z_loss)
+        )
     targets = one_hot_rows(rows, labels, dense)
     return _cross_entropy(rows, targets, label_smoothing, class_weights, z_loss)
 
@@ -193,11 +196,16 @@ def softmax_focal_loss_with_integer_labels(
     rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
     gamma = checks.as_option("gamma", gamma, rows.z.dtype)
     if checks.is_zero(label_smoothing) and class_weights is None:
-        return rows.reduced(focal(nll(rows.logits, label_rows(rows, labels), axis_name), gamma))
+        indices = label_rows(rows, labels)
+        return reduced(lambda z: focal(nll(z, indices, axis_name), gamma), rows, wide=False)
     targets = _weighted(rows, one_hot_rows(rows, labels), label_smoothing, class_weights)
-    # A class that is masked costs nothing where it has no share, and infinity where it has.
-    losses = focal(-log_softmax_rows(rows.z, axis_name), gamma)
-    return rows.reduced(row_sum(weigh(targets, losses), axis_name)[..., 0])
+
+    def loss(z: Array) -> Array:
+        # A class that is masked costs nothing where it has no share, and infinity where it has.
+        losses = focal(-log_softmax_rows(z, axis_name), gamma)
+        return row_sum(weigh(targets, losses), axis_name)[..., 0]
+
+    return reduced(loss, rows)
 
 
 @program("axis", "axis_name", epsilon=Option(Range(-1)))
@@ -242,9 +250,12 @@ def poly_loss_cross_entropy(
     rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
     targets = target_rows(rows, labels)
     epsilon = checks.as_option("epsilon", epsilon, rows.z.dtype)
-    missed = targets * softmax_complement_rows(rows.z, axis_name)
-    loss = weighted_nll(rows.z, targets, axis_name)
-    return rows.reduced(loss + epsilon * row_sum(missed, axis_name)[..., 0])
+
+    def loss(z: Array) -> Array:
+        missed = row_sum(targets * softmax_complement_rows(z, axis_name), axis_name)[..., 0]
+        return weighted_nll(z, targets, axis_name) + epsilon * missed
+
+    return reduced(loss, rows)
 
 
 def _cross_entropy(
@@ -256,8 +267,8 @@ def _cross_entropy(
 ) -> Array:
     """The cross entropy of dense targets with its options."""
     targets = _weighted(rows, targets, label_smoothing, class_weights)
-    loss = weighted_nll(rows.z, targets, rows.axis_name)
-    return rows.reduced(loss + _penalty(rows, z_loss))
+    penalty = _penalty(rows, z_loss)
+    return reduced(lambda z: weighted_nll(z, targets, rows.axis_name) + penalty(z), rows)
 
 
 def _weighted(
@@ -296,9 +307,9 @@ derivatives(
 )
 
 
-def _penalty(rows: Rows, z_loss: ArrayLike) -> Array:
-    """z_loss * logsumexp**2, or 0."""
+def _penalty(rows: Rows, z_loss: ArrayLike) -> Callable[[Array], Array]:
+    """z_loss * logsumexp**2 of the logits, or 0."""
     weight = checks.as_option("z_loss", z_loss, rows.z.dtype)
     if checks.is_zero(z_loss):
-        return weight
-    return weighted_square_logsumexp(rows.z, weight, rows.axis_name)
+        return lambda _: weight
+    return lambda z: weighted_square_logsumexp(z, weight, rows.axis_name)

@@ -21,7 +21,7 @@ from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.entropy import cross_entropy_rows, entropy_rows, tempered_rows
 from jaxlogits._src.rows.mixtures import js_rows
 from jaxlogits._src.rows.pairs import kl_rows, prob_difference_rows
-from jaxlogits._src.rows.rows import Rows, rows_of
+from jaxlogits._src.rows.rows import Rows, reduced, rows_of
 
 
 @program("axis", "axis_name")
@@ -62,7 +62,7 @@ def entropy(
         Array([6.931472e-01, 9.836625e-21], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, one_per_row=True)
-    return rows.reduced(entropy_rows(rows.z, axis_name))
+    return reduced(lambda z: entropy_rows(z, axis_name), rows)
 
 
 @program("axis", "axis_name")
@@ -108,7 +108,7 @@ def softmax_kl_divergence(
         Array(9.857301e-12, dtype=float32)
     """
     p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
-    return p.reduced(kl_rows(p.z, q.z, axis_name))
+    return reduced(lambda p, q: kl_rows(p, q, axis_name), p, q)
 
 
 @program("axis", "axis_name", weight=Option(Range(0, 1)))
@@ -157,7 +157,7 @@ def jensen_shannon_divergence(
     """
     p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
     w = checks.as_option("weight", weight, p.z.dtype)
-    return p.reduced(js_rows(p.z, q.z, w, axis_name))
+    return reduced(lambda p, q: js_rows(p, q, w, axis_name), p, q)
 
 
 @program("axis", "axis_name")
@@ -201,10 +201,13 @@ def total_variation(
         Array(0.4621, dtype=float32)
     """
     p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
-    sizes = _size(prob_difference_rows(p.z, q.z, axis_name))
-    distance = 0.5 * row_sum(sizes, axis_name)[..., 0]
-    # Beyond 1 is the sum's rounding.
-    return p.reduced(distance - lax.stop_gradient(jnp.maximum(distance - 1.0, 0.0)))
+
+    def distance(p: Array, q: Array) -> Array:
+        sizes = _size(prob_difference_rows(p, q, axis_name))
+        total = 0.5 * row_sum(sizes, axis_name)[..., 0]
+        return total - lax.stop_gradient(jnp.maximum(total - 1.0, 0.0))  # the sum's rounding
+
+    return reduced(distance, p, q)
 
 
 @program("axis", "axis_name", temperature=Option(Range(above=0)))
@@ -257,10 +260,14 @@ def softmax_cross_entropy_with_teacher_logits(
         "logits", logits, "teacher_logits", teacher_logits, axis, where, axis_name
     )
     scale = checks.as_option("temperature", temperature, student.z.dtype)
-    t = tempered_rows(teacher.z, scale, axis_name)
-    # In eighths, as the sum over classes may be beyond the greatest number where T times it isn't.
-    eighth = cross_entropy_rows(t, student.z, scale, axis_name)
-    return student.reduced(8.0 * (scale * eighth))
+
+    def loss(z: Array, of_teacher: Array) -> Array:
+        t = tempered_rows(of_teacher, scale, axis_name)
+        # In eighths, as the sum over classes may be beyond the greatest number where T times it
+        # isn't.
+        return 8.0 * (scale * cross_entropy_rows(t, z, scale, axis_name))
+
+    return reduced(jax.checkpoint(loss), student, teacher)
 
 
 def _two_rows(

@@ -15,7 +15,7 @@ from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
 from jaxlogits._src.mesh.reductions import row_any
 from jaxlogits._src.rows.entmax import entmax_loss_rows, entmax_rows
-from jaxlogits._src.rows.rows import Rows, rows_of
+from jaxlogits._src.rows.rows import Rows, reduced, rows_of
 from jaxlogits._src.rows.softmax import softmax_rows
 from jaxlogits._src.rows.targets import one_hot_rows, target_rows
 
@@ -220,4 +220,4 @@ def _loss(rows: Rows, targets: Array, alpha: ArrayLike) -> Array:
     a, power = _order(rows, alpha)
     unknown = row_any(~(targets >= 0), rows.axis_name)
     targets = jnp.where(unknown, jnp.nan, targets)
-    return rows.reduced(entmax_loss_rows(rows.z, targets, a, power or 0, rows.axis_name))
+    return reduced(lambda z: entmax_loss_rows(z, targets, a, power or 0, rows.axis_name), rows)

@@ -7,10 +7,13 @@ gives is written at the exit, by ``restore`` or ``reduced``.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxlogits._src.base import checked, checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow, widen
@@ -24,7 +27,8 @@ from jaxlogits._src.mesh.reductions import row_any, row_max, row_sum
 class Rows(NamedTuple):
     """The logits as rows, and what is needed to interpret them."""
 
-    logits: Array  # [..., K], in the caller's dtype, masked classes at -inf
+    given: Array  # [..., K], the caller's
+    logits: Array  # the same in the caller's dtype, masked classes at -inf
     z: Array  # the same in the wide dtype, once: so that its gradient is rounded once, too
     mask: Array | None  # [..., K], the classes that count, or None for all of them
     empty: Array | None  # [..., 1], the rows that are masked as a whole, or None for no mask
@@ -35,12 +39,14 @@ class Rows(NamedTuple):
     def restore(self, rows: Array, masked: float) -> Array:
         """Rows of results in the layout and dtype of the logits, constant where they are masked."""
         if self.mask is not None:
-            rows = _select(self.mask, rows, jnp.asarray(masked, rows.dtype))
+            rows = _select(self.mask, rows, masked)
         return narrow(from_rows(rows, self.axes, self.like.shape), self.like)
 
     def reduced(self, results: Array, empty: float = 0.0) -> Array:
         """One result for each row, constant where a row is masked as a whole."""
-        return results if self.empty is None else jnp.where(self.empty[..., 0], empty, results)
+        if self.empty is None:
+            return results
+        return jnp.where(jnp.broadcast_to(self.empty[..., 0], results.shape), empty, results)
 
 
 def rows_of(
@@ -79,13 +85,41 @@ def _as_rows(
     require_split("logits", axis_name, array)
     rows = to_rows(array, axes)
     if where is None:
-        return Rows(rows, widen(rows), None, None, axes, array, axis_name)
+        return Rows(rows, rows, widen(rows), None, None, axes, array, axis_name)
     mask = to_rows(_as_mask(where, array, axes, one_per_row), axes)
     if array.dtype.itemsize < 2:  # some of these dtypes have no -inf
         rows = widen(rows)
+    masked, empty = _masked(rows, mask, axis_name)
+    return Rows(rows, masked, widen(masked), mask, empty, axes, array, axis_name)
+
+
+def _masked(rows: Array, mask: Array, axis_name: AxisName) -> tuple[Array, Array]:
+    """Masked classes at -inf, a row that is masked as a whole as zeros; and which those are."""
     empty = ~row_any(mask, axis_name)
-    masked = _select(mask, rows, jnp.where(empty, 0.0, -jnp.inf).astype(rows.dtype))
-    return Rows(masked, widen(masked), mask, empty, axes, array, axis_name)
+    return _select(~empty, _select(mask, rows, -jnp.inf), 0.0), empty
+
+
+def reduced(
+    kernel: Callable[..., Array], *rows: Rows, wide: bool = True, empty: float = 0.0
+) -> Array:
+    """One number a row, ``kernel(z, ...)`` of one or more of them; ``empty`` where one is masked.
+
+    The backward pass keeps the logits that were given and the mask, and makes -inf of them again.
+    ``wide``: the kernel reads logits in the dtype that computations run in, else the caller's.
+    """
+    mask, axis_name = rows[0].mask, rows[0].axis_name
+    if mask is None:
+        return kernel(*(each.z if wide else each.logits for each in rows))
+    policy = jax.checkpoint_policies.save_anything_except_these_names("masked logits")
+
+    @functools.partial(jax.checkpoint, policy=policy)
+    def masked(given: tuple[Array, ...], mask: Array) -> Array:
+        arrays = (_masked(each, mask, axis_name)[0] for each in given)
+        read = (widen(each) if wide else each for each in arrays)
+        return kernel(*(checkpoint_name(each, "masked logits") for each in read))
+
+    results: Array = masked(tuple(each.given for each in rows), mask)
+    return rows[0].reduced(results, empty)
 
 
 def _as_mask(where: ArrayLike, logits: Array, axes: tuple[int, ...], one_per_row: bool) -> Array:
@@ -122,8 +156,8 @@ def _check_rows(name: str, rows: Rows, several_inf: bool, no_class: bool) -> Non
         checked.check_values(rule, largest[..., 0], some[..., 0])
 
 
-@jax.custom_jvp
-def _select(mask: Array, rows: Array, masked: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _select(mask: Array, rows: Array, masked: float) -> Array:
     """jnp.where, of whose derivative the backward pass keeps the mask alone, and no zeros."""
     return jnp.where(mask, rows, masked)
 
@@ -133,7 +167,7 @@ def _selected(drows: Array, mask: Array) -> Array:
     return jnp.where(mask, drows, jnp.zeros([], drows.dtype))
 
 
-derivatives(_select, None, lambda drows, _, mask, *__: _selected(drows, mask), None)
+derivatives(_select, None, lambda drows, _, mask, *__: _selected(drows, mask))
 
 
 def to_rows(array: Array, axes: tuple[int, ...]) -> Array:
