@@ -40,10 +40,6 @@ def logsumexp(
         The shape of ``logits`` without ``axis``, in float32 or wider. A row without a class that
         counts is -inf, with gradient 0; a row with several +inf is +inf, with gradient NaN.
 
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range or a row without classes.
-
     Accuracy: float32 3 ulp of max(1, |result|). Its gradient has the accuracy of softmax.
     Transforms: all, to any order; the gradient is the softmax.
 
@@ -76,10 +72,6 @@ def softmax(
     Returns:
         The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
         whole. A row of -inf alone is NaN.
-
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range or a row without classes.
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. A gap that is
         rounded adds up to 1 ulp for each unit of it.
@@ -118,10 +110,6 @@ def log_softmax(
     Returns:
         The shape and dtype of ``logits``; masked classes are -inf. A row of -inf alone is NaN.
 
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range or a row without classes.
-
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. Otherwise 5 ulp of
         the largest gap.
     Transforms: all, to any order.
@@ -158,10 +146,6 @@ def class_log_odds(
 
     Returns:
         The shape and dtype of ``logits``; masked classes are -inf. A sole class is +inf.
-
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range or a row without classes.
 
     Accuracy: float32 5 ulp of max(0.5, |result|) where the gaps are exact, derivative 5.
     Transforms: all, to any order.

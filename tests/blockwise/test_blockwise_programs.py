@@ -179,7 +179,7 @@ def test_a_rule_sees_what_it_reads_now(kind: str, monkeypatch: pytest.MonkeyPatc
 
     want = jax.grad(blockwise(kind, plain))(*ARGS)
     for scale in (1.0, 3.0):
-        monkeypatch.setattr("test_blockwise_programs.SCALE", scale)
+        monkeypatch.setitem(globals(), "SCALE", scale)
         got = jax.grad(blockwise(kind, fn))(*ARGS)
         np.testing.assert_allclose(got, -scale * want, rtol=1e-5, atol=1e-6)
 

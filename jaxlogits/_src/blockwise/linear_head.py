@@ -89,9 +89,6 @@ def linear_softmax_cross_entropy(
     Returns:
         A scalar or, for "none", ``[...]``, in float32 or wider.
 
-    Raises:
-        TypeError, ValueError: for a wrong dtype, shape or option.
-
     Accuracy: that of the loss, given logits whose products are summed in float32.
     Transforms: all, to any order, in every floating-point argument and option.
 

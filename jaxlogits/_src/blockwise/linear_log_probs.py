@@ -85,9 +85,6 @@ def linear_log_probs(
     Returns:
         ``[...]``, at most 0, in float32 or wider; 0 where ``where`` is False.
 
-    Raises:
-        TypeError, ValueError: for a wrong dtype, shape or option.
-
     Accuracy: that of the loss, given logits whose products are summed in float32.
     Transforms: all, to any order, in every floating-point argument and option.
 
@@ -186,9 +183,6 @@ def linear_log_probs_and_entropy(
         Log probabilities, at most 0, and entropies in nats, at least 0: ``[...]`` each, in float32
         or wider; both 0 where ``where`` is False.
 
-    Raises:
-        TypeError, ValueError: for a wrong dtype, shape or option.
-
     Accuracy: that of ``linear_log_probs`` and of ``entropy``, given logits summed in float32.
     Transforms: all, to any order, in every floating-point argument and option.
 
@@ -254,9 +248,6 @@ def linear_top_k(
         Log probabilities ``[..., k]`` from the largest down, in float32 or wider, and int32 class
         indices. A class is -1 where its log probability is -inf, as when fewer than k exist, or
         NaN; in a row that is left out the two are 0 and -1.
-
-    Raises:
-        TypeError, ValueError: for a wrong dtype, shape or option.
 
     Accuracy: that of ``log_softmax``, given logits whose products are summed in float32.
     Transforms: all, to any order, of the log probabilities; a class has no derivative.

@@ -64,10 +64,6 @@ def binary_reliability_curve(
         A ``BinaryReliabilityCurve`` in float32 or wider. A bin without rows has weight 0 and NaN
         for probability and rate.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape or no bins.
-
     Accuracy: float32 2e-6, for a million rows too.
     Transforms: all, in logits, labels and weights; the bins are constants to a derivative.
 
@@ -110,10 +106,6 @@ def binary_calibration_error(
         A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
         row that counts make it NaN.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape or no bins.
-
     Accuracy: float32 2e-6 of the mean distance of label from probability, row by row.
     Transforms: all, in logits, labels and weights; the bins are constants to a derivative.
 
@@ -150,10 +142,6 @@ def binary_brier_score(
     Returns:
         A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
         row that counts make it NaN.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape.
 
     Accuracy: float32 2e-6 relative for labels of 0 and 1.
     Transforms: all, to any order, in logits, labels and weights.

@@ -57,10 +57,6 @@ def aps_scores(
         Scores in the shape of ``logits``, in float32 or wider; smaller for likelier classes. The
         last one of a row is +inf without a key and a penalty.
 
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range, no classes, or an option out of range.
-
     Accuracy: float32 2e-6 for gaps of at most 10, relative to scores above 1.
     Transforms: all, to first order, in logits.
     Reference: Romano et al. (2020), equation 8; Angelopoulos et al. (2021), the penalty of RAPS.
@@ -128,10 +124,6 @@ def conformal_threshold(
         A scalar in float32 or wider. +inf where the rows are too few for the coverage, fewer than
         coverage / (1 - coverage): only the set of all classes keeps the promise. NaN if a true
         class's score is NaN.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range or a known coverage outside [0, 1].
 
     Accuracy: that of the scores, of which it is one.
     Transforms: all, to any order, in scores.
@@ -228,10 +220,6 @@ def conformal_set(scores: ArrayLike, threshold: ArrayLike) -> Array:
         Booleans in the shape of ``scores``; a set may be empty, where each class is too strange,
         which counts as a set that misses. NaN rules nothing out: where the score or the threshold
         is NaN, the class is in the set.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a threshold that doesn't broadcast.
 
     Accuracy: exact.
     Transforms: all; the result is boolean.

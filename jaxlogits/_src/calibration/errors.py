@@ -68,10 +68,6 @@ def reliability_curve(
         A ``ReliabilityCurve`` in float32 or wider. A bin without rows has weight 0 and NaN for
         confidence and accuracy.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range, no classes or no bins.
-
     Accuracy: float32 2e-6, for a million rows too.
     Transforms: all, in logits and weights; the bins are constants to a derivative.
 
@@ -116,10 +112,6 @@ def expected_calibration_error(
         A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
         row that counts make it NaN.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range, no classes or no bins.
-
     Accuracy: float32 2e-6 of the mean distance of right from confidence, row by row.
     Transforms: all, in logits and weights; the bins are constants to a derivative.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
@@ -162,10 +154,6 @@ def adaptive_calibration_error(
         A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
         row that counts make it NaN.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range, no classes or no bins.
-
     Accuracy: float32 2e-6 of the mean distance of right from confidence, row by row, as long as no
         row is so near to an edge that rounding moves it.
     Transforms: all, in logits and weights; the bins are constants to a derivative.
@@ -207,10 +195,6 @@ def maximum_calibration_error(
     Returns:
         A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
         row that counts make it NaN.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range, no classes or no bins.
 
     Accuracy: float32 2e-6 of the mean distance of right from confidence in that bin, row by row.
     Transforms: all, in logits and weights; the bins are constants to a derivative.
@@ -258,10 +242,6 @@ def classwise_calibration_error(
         A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
         row that counts make it NaN.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range, no classes or no bins.
-
     Accuracy: float32 2e-6 of the mean distance of label from probability.
     Transforms: all, in logits and weights; the bins are constants to a derivative.
     Reference: Kull et al., Beyond Temperature Scaling (2019), section 2.
@@ -306,10 +286,6 @@ def brier_score(
     Returns:
         A scalar in [0, 2], in float32 or wider. NaN logits, a label or weight out of range, or no
         row that counts make it NaN.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range or no classes.
 
     Accuracy: float32 2e-6 relative for gaps of at most 1, growing by 2 ulp for each unit.
     Transforms: all, to any order, in logits and weights.

@@ -98,10 +98,6 @@ def fit_temperature(
         the labels' logits are on average no larger than the others, T is inf: all classes alike.
         Without rows that count T is NaN.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range or no classes.
-
     Accuracy: float32 1e-5 relative, float64 1e-11, for conditions like those of real classifiers.
     Transforms: all, to any order, in logits and weights; a T without a minimum is a constant.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2.
@@ -155,10 +151,6 @@ def fit_vector_scaling(
         numbers are then so large that the loss hardly changes. Logits that don't determine them, as
         those of no rows or two classes at z and -z, give NaN. With l2 above 0 all is determined.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range, no classes or a negative l2.
-
     Accuracy: float32 1e-4 of a standard error, float64 1e-10.
     Transforms: all, to any order, in logits, weights and l2, where there is a minimum.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2.
@@ -210,10 +202,6 @@ def fit_platt(
         A ``PlattFit`` in float32 or wider: ``fit.slope * scores + fit.intercept`` are log-odds, of
         which ``sigmoid`` is the probability of yes. NaN, and not converged, if the scores are NaN,
         infinite or all equal, or no row counts.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape.
 
     Accuracy: float32 1e-4 of a standard error, float64 1e-10.
     Transforms: all, to any order, in scores, weights and floating-point labels.

@@ -46,9 +46,8 @@ def sample(
     Args:
         key: from ``jax.random``.
         logits: floating-point array. -inf is never drawn, a single +inf always.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         shape: of several draws from each row, a tuple of ints.
         temperature: T, at least 0, a number or one for each row, in the shape of ``logits`` without
             ``axis``. 0 takes the first of the largest logits, 1 changes nothing, and at infinity
@@ -58,10 +57,6 @@ def sample(
         int32 class indices: ``shape`` followed by the shape of ``logits`` without ``axis``. -1, for
         which losses are NaN, if a row has no class to draw, NaN, or more than one +inf, or if a
         traced temperature is below 0.
-
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or a temperature below 0.
 
     Accuracy: each class at its probability within 1e-5, relatively, and 1e-14.
     Transforms: all; a class has no derivative.
@@ -96,9 +91,8 @@ def sample_with_log_prob(
     Args:
         key: from ``jax.random``.
         logits: floating-point array. -inf is never drawn, a single +inf always.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         shape: of several draws from each row, a tuple of ints.
         temperature: T, at least 0, as in ``sample``. At 0 the log probability is 0.
 
@@ -106,10 +100,6 @@ def sample_with_log_prob(
         int32 class indices, and their log probabilities in float32 or wider: both ``shape``
         followed by the shape of ``logits`` without ``axis``. -1 and NaN, also in the derivatives,
         where nothing can be drawn.
-
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or a temperature below 0.
 
     Accuracy: log probabilities float32 5 ulp where the gaps between logits are exact; the classes
         as in ``sample``.
@@ -152,17 +142,12 @@ def sample_without_replacement(
         key: from ``jax.random``.
         logits: floating-point array. -inf is never drawn, a single +inf always first.
         k: how many, from 1 to the number of classes, known while tracing.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         int32 class indices in the order of the draws: the shape of ``logits`` without ``axis``,
         followed by k. -1 when no class is left; a row with NaN or more than one +inf is all -1.
-
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or a k out of range.
 
     Accuracy: each order at its probability within 1e-5, relatively, and 1e-14.
     Transforms: all; a class has no derivative.
@@ -206,9 +191,7 @@ def gumbel_softmax(
     Args:
         key: from ``jax.random``.
         logits: floating-point array. -inf has probability 0, a single +inf takes it all.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        axis, where, axis_name: as in ``softmax``.
         temperature: above 0, a number or one for each row, in the shape of ``logits`` without
             ``axis``. One that is traced and isn't makes its row NaN.
         hard: True or False, whether the value is one-hot.
@@ -216,11 +199,6 @@ def gumbel_softmax(
     Returns:
         The shape and dtype of ``logits``: probabilities of the classes, 0 where they are masked.
         NaN for a row without a class to draw, with NaN, or with more than one +inf.
-
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or a temperature of another
-            shape or not above 0.
 
     Accuracy: float32 5 ulp of 1, for the noise that was drawn.
     Transforms: all, to any order, in logits and temperature.

@@ -59,9 +59,6 @@ def speculative_sample(
         int32 classes ``[S + 1]``, the accepted drafts, one more, and then -1, and the number of
         accepted drafts. The one more is -1 if its row has no class to draw, NaN, or two +inf.
 
-    Raises:
-        TypeError, ValueError: for a wrong dtype or shape, or a temperature below 0.
-
     Accuracy: probabilities within 1e-5, relatively, also where p and q differ by 1e-6.
     Transforms: all, ``vmap`` over requests with keys and temperatures; classes have no derivative.
     Reference: Leviathan et al., Fast Inference via Speculative Decoding (2023), algorithm 1.

@@ -40,16 +40,11 @@ def keep_top_k(
         k: at least 1, a number or one for each row, in the shape of ``logits`` without ``axis``.
             That of the classes, or any number beyond, keeps all. A traced one
             below 1 makes its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
-
-    Raises:
-        TypeError: if the logits aren't floating point with -inf or k isn't an integer.
-        ValueError: for an axis out of range, a row without classes or a k below 1.
 
     Accuracy: exact.
     Transforms: all, to any order, in the logits.
@@ -86,17 +81,12 @@ def keep_top_p(
             them, or NaN, make their row NaN.
         p: in [0, 1], a number or one for each row, in the shape of ``logits`` without
             ``axis``. 0 keeps the likeliest, 1 all. A traced one outside makes its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed. Classes that tie with the
         last are kept.
-
-    Raises:
-        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or a p outside [0, 1].
 
     Accuracy: the set is that of exact sums for a p not within 1e-6 of where it changes.
     Transforms: all, to any order, in the logits.
@@ -134,17 +124,12 @@ def keep_typical(
         mass: in [0, 1], a number or one for each row, in the shape of ``logits``
             without ``axis``. 0 keeps the most typical class, 1 all. A traced one outside
             makes its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed. The likeliest class may
         be, but never all; equally typical ones are kept together.
-
-    Raises:
-        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or a mass outside [0, 1].
 
     Accuracy: the set is that of exact sums for a mass not within 1e-6 of where it changes.
     Transforms: all, to any order, in the logits.
@@ -183,16 +168,11 @@ def keep_min_p(
             NaN.
         p: in [0, 1], a number or one for each row, in the shape of ``logits`` without
             ``axis``. 0 keeps all, 1 the likeliest. A traced one outside makes its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
-
-    Raises:
-        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or a p outside [0, 1].
 
     Accuracy: a class is kept rightly unless its ratio is within 1e-6 of p, relatively.
     Transforms: all, to any order, in the logits.
@@ -228,16 +208,11 @@ def keep_top_n_sigma(
             kept; NaN makes its row NaN.
         n: at least 0, a number or one for each row, in the shape of ``logits`` without ``axis``. 0
             keeps the likeliest, infinity all. A traced one below 0 makes its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
-
-    Raises:
-        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or an n below 0.
 
     Accuracy: a class is kept rightly unless its gap is within 1e-6 of the bar, relatively.
     Transforms: all, to any order, in the logits.
@@ -273,16 +248,11 @@ def keep_epsilon(
             them, or NaN, make their row NaN.
         epsilon: in [0, 1], a number or one for each row, in the shape of ``logits``
             without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
-
-    Raises:
-        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or an epsilon outside [0, 1].
 
     Accuracy: a class is kept rightly unless its probability is within 1e-6 of epsilon, relatively.
     Transforms: all, to any order, in the logits.
@@ -317,17 +287,12 @@ def keep_eta(
             them, or NaN, make their row NaN.
         epsilon: in [0, 1], a number or one for each row, in the shape of ``logits``
             without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed; the likeliest class always
         stays.
-
-    Raises:
-        TypeError: if the logits aren't floating point with -inf or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or an epsilon outside [0, 1].
 
     Accuracy: a class is kept rightly unless its probability is within 1e-5 of eta, relatively.
     Transforms: all, to any order, in the logits.

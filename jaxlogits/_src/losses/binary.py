@@ -42,10 +42,6 @@ def sigmoid_binary_cross_entropy(
     Returns:
         One loss per logit, in float32 or wider.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape or an option out of range.
-
     Accuracy: float32 2.5 ulp, derivative 4. The latter at labels 0 and 1: soft ones cancel terms.
     Transforms: all, to any order, in logits, labels, pos_weight and label_smoothing.
 
@@ -87,10 +83,6 @@ def sigmoid_focal_loss(
     Returns:
         One loss per logit, in float32 or wider.
 
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape or an option out of range.
-
     Accuracy: float32 4 ulp, derivative 5. At labels 0 and 1, as soft ones cancel terms, and gamma
         up to 2.
     Transforms: all, in logits, labels and options, to the order to which u**gamma can be
@@ -120,9 +112,6 @@ def sigmoid_entropy(logits: ArrayLike) -> Array:
     Returns:
         One entropy per logit, in float32 or wider; at least 0 and at most log(2).
 
-    Raises:
-        TypeError: if ``logits`` isn't floating point.
-
     Accuracy: that of ``entropy`` for two classes.
     Transforms: all, to any order; the derivative is -x sigmoid(x) sigmoid(-x).
 
@@ -150,9 +139,6 @@ def sigmoid_kl_divergence(logits_p: ArrayLike, logits_q: ArrayLike) -> Array:
     Returns:
         One divergence per pair, in float32 or wider; never negative. +inf where q rules out what p
         doesn't.
-
-    Raises:
-        TypeError, ValueError: for a wrong dtype, or two shapes.
 
     Accuracy: float32 1e-6 relative, also for nearly equal log-odds; tested to sizes of 40.
     Transforms: all, to any order, in both.

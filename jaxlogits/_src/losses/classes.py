@@ -51,21 +51,16 @@ def softmax_cross_entropy(
         logits: floating-point array of unnormalised log probabilities.
         labels: targets of the same shape, weights of the classes: they need not sum to 1, and the
             loss is linear in them, below 0 too.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
             the result it masks rows. A masked class's target is left out; a row that is masked as a
             whole costs 0.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         label_smoothing: eps in [0, 1), one or one for each row, spread over classes that count.
         class_weights: w, ``[K]``, at least 0; the loss is linear in them.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
     Returns:
         One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range, no classes or an option out of range.
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. With soft
         labels or options, terms of both signs may cancel in the derivative.
@@ -108,21 +103,15 @@ def softmax_cross_entropy_with_integer_labels(
         logits: floating-point array of unnormalised log probabilities.
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. For several axes
             they index the classes flattened in that order. One outside makes its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
             the result it masks rows. A masked label costs +inf, a row that is masked as a whole 0.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         label_smoothing: eps in [0, 1), one or one for each row, spread over classes that count.
         class_weights: w, ``[K]``, at least 0; the loss is linear in them.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
     Returns:
         One loss per example: the shape of ``labels``, in float32 or wider.
-
-    Raises:
-        TypeError: for a wrong dtype, such as labels that aren't integers.
-        ValueError: for a wrong shape, an axis out of range, no classes, an option out of range, or
-            labels whose dtype can't hold K - 1.
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. With options,
         terms of both signs may cancel in the derivative.
@@ -171,19 +160,15 @@ def softmax_focal_loss_with_integer_labels(
         logits: floating-point array of unnormalised log probabilities.
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
             the loss and the gradient of its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
             the result it masks rows.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         label_smoothing: eps in [0, 1), one or one for each row, spread over classes that count.
         class_weights: w, ``[K]``, at least 0; the loss is linear in them.
         gamma: focusing parameter, at least 0; 0 is the cross entropy.
 
     Returns:
         One loss per example: the shape of ``labels``, in float32 or wider.
-
-    Raises:
-        TypeError, ValueError: for a wrong dtype or shape, an axis or option out of range.
 
     Accuracy: float32 8 ulp of the result where the gaps are exact, derivative 8. For gamma up to 2.
     Transforms: all, in all floats, to the order to which L**gamma can be differentiated.
@@ -224,19 +209,14 @@ def poly_loss_cross_entropy(
     Args:
         logits: floating-point array of unnormalised log probabilities.
         labels: targets of the same shape, weights of the classes: the loss is linear in them.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
             the result it masks rows. A masked class's target is left out; a row that is masked as a
             whole costs 0.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         epsilon: weight of the first term of cross entropy's expansion in 1 - p, at least -1.
 
     Returns:
         One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range, no classes or epsilon below -1.
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. For one-hot labels
         and epsilon of at least 0; otherwise terms of both signs may cancel.

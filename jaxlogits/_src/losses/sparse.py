@@ -36,18 +36,12 @@ def sparsemax(
     Args:
         logits: floating-point array. A single +inf takes all of the probability; two of them, or
             NaN, make their row NaN; -inf has probability 0.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        axis, where, axis_name: as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
         whole. A row of -inf alone is NaN. A class with z = tau, on the edge of the support, is 0
         and counts as outside: its derivative is 0.
-
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range or a row without classes.
 
     Accuracy: float32 3e-7, of 1.
     Transforms: all, to any order; derivatives beyond the first are 0.
@@ -80,9 +74,7 @@ def entmax(
     Args:
         logits: floating-point array. A single +inf takes all of the probability; two of them, or
             NaN, make their row NaN; -inf has probability 0.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        axis, where, axis_name: as in ``softmax``.
         alpha: at least 1, a number or one for each row, in a shape that broadcasts to that of
             ``logits`` without ``axis``; may be learnt. 1 is softmax, 1.5 halfway, 2 sparsemax: the
             larger, the sparser. One below 1 that isn't a plain number makes its row NaN.
@@ -90,10 +82,6 @@ def entmax(
     Returns:
         The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
         whole. A row of -inf alone is NaN. At the edge of the support p and its derivative are 0.
-
-    Raises:
-        TypeError: if the logits aren't floating point or ``where`` isn't boolean.
-        ValueError: for an axis out of range, a row without classes or an alpha below 1.
 
     Accuracy: float32 1e-6, of 1, for alpha up to 2. Beyond, p is as steep as a root at the edge of
         the support: there it is off by up to 1e-7**(1 / (alpha - 1)).
@@ -131,20 +119,15 @@ def entmax_loss(
         logits: floating-point array.
         labels: probabilities of the classes, which sum to 1, in the shape of ``logits``. A negative
             one makes the loss and gradient of its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
             the result it masks rows. A masked class's target is left out; a row that is masked as a
             whole costs 0.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         alpha: at least 1, as in ``entmax``.
 
     Returns:
         One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider; never
         negative.
-
-    Raises:
-        TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, an axis out of range, no classes or an alpha below 1.
 
     Accuracy: float32 1e-6, of max(1, loss), for alpha up to 2; gradient 1e-6, of 1.
     Transforms: all, in logits, labels and alpha, as far as entmax can be differentiated; in labels
@@ -180,20 +163,14 @@ def entmax_loss_with_integer_labels(
         logits: floating-point array.
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
             the loss and the gradient of its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
             the result it masks rows. A masked label costs +inf; a row that is masked as a whole
             costs 0.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
         alpha: at least 1, as in ``entmax``.
 
     Returns:
         One loss per example: the shape of ``labels``, in float32 or wider; never negative.
-
-    Raises:
-        TypeError: for a wrong dtype, such as labels that aren't integers.
-        ValueError: for a wrong shape, an axis out of range, no classes, an alpha below 1 or labels
-            whose dtype can't hold K - 1.
 
     Accuracy: float32 1e-6, of max(1, loss), for alpha up to 2; gradient 1e-6, of 1.
     Transforms: all, in logits and alpha, as far as entmax can be differentiated.

@@ -48,17 +48,13 @@ def kept_log_probs(
             its row NaN.
         kept: integers ``[..., n]``, for each row the indices of classes; -1 is padding, one that
             stands there twice counts once, and any other number that is no class makes its row NaN.
-        axis: dimension or dimensions that hold the classes.
+        axis, axis_name: as in ``softmax``.
         where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
             the result it masks rows, which give 0.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         One number per row: the shape of ``labels``, in float32 or wider. -inf, with gradient 0, for
         a label that isn't kept.
-
-    Raises:
-        TypeError, ValueError: for a wrong dtype or shape, or an axis out of range.
 
     Accuracy: that of ``softmax_cross_entropy_with_integer_labels`` of the logits that are kept.
     Transforms: all, to any order, in the logits.

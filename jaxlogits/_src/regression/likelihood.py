@@ -136,7 +136,7 @@ def _sum_rows(row_terms: Callable[[Rows, Array], Terms], design: Design, num_out
 
 def _blocks_of(design: Design, num_outputs: int) -> int:
     num_rows, num_features = design.rows.features.shape
-    if num_rows * num_features**2 <= _FEW_PRODUCTS:
+    if num_rows * max(num_features, num_outputs) ** 2 <= _FEW_PRODUCTS:
         return 1
     size = _BLOCK_SIZE // (num_features * num_outputs**2)
     return _num_blocks(num_rows, max(size, 256))

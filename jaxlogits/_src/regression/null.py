@@ -47,8 +47,12 @@ def _label_weights(rows: Rows, num_classes: int) -> Array:
         return jnp.sum(y[:, ::-1] * w[:, None], axis=0)
     if jnp.issubdtype(y.dtype, jnp.floating):
         return jnp.stack([jnp.sum((1 - y) * w), jnp.sum(y * w)])
-    is_class = y[None, :] == jnp.arange(num_classes, dtype=y.dtype)[:, None]
-    return jnp.sum(jnp.where(is_class, w[None, :], 0), axis=1)
+
+    def of_class(k: Array) -> Array:
+        return jnp.sum(jnp.where(y == k, w, 0))
+
+    classes = jnp.arange(num_classes, dtype=y.dtype)
+    return jnp.asarray(lax.map(of_class, classes))  # one after the other, without [K, N]
 
 
 def constant_of(design: Design) -> tuple[Array, Array]:

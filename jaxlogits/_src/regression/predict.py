@@ -28,10 +28,6 @@ def predict_log_odds(
         Log-odds of yes [...], or those of the classes 1 to K - 1 against class 0, [..., K - 1], in
         the dtype of the fit.
 
-    Raises:
-        TypeError: for features that aren't floating point.
-        ValueError: for a wrong shape.
-
     Accuracy: that of a matrix product in float32, or in float64 where the fit is; in full
         precision on accelerators too.
     Transforms: all, to any order.
@@ -66,10 +62,6 @@ def predict_probs(
 
     Returns:
         Probabilities of yes [...], or of all K classes [..., K], in the dtype of the fit.
-
-    Raises:
-        TypeError: for features that aren't floating point.
-        ValueError: for a wrong shape.
 
     Accuracy: that of the log-odds, then of ``sigmoid`` or ``softmax``.
     Transforms: all, to any order.

@@ -86,10 +86,6 @@ def summarize(fit: LogisticFit, *, level: ArrayLike = 0.95) -> LogisticSummary:
         are not. What is said of likelihoods takes weights for frequencies, and means nothing for
         sampling weights or with a penalty ``l2``.
 
-    Raises:
-        TypeError: for anything but a fit.
-        ValueError: for a level out of range.
-
     Accuracy: that of the fit; p-values a relative error of |z| times that of z.
     Transforms: all, to any order.
 
