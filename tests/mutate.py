@@ -115,9 +115,9 @@ def mutants(module: Path, covered: set[int]) -> list[Mutant]:
     return found
 
 
-def pytest(where: Path, tests: list[str], *options: str, seconds: float) -> str:
-    """The last lines of what pytest says: empty if all passed, within the time."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", *options, *tests]
+def pytest(where: Path, tests: list[str], *under: str, seconds: float) -> str:
+    """The first test that fails, if any; not to end in time is a failure too."""
+    command = [sys.executable, *under, "-m", "pytest", "-n", "0", "-x", "-q", *tests]
     env = os.environ | {"PYTHONPATH": str(where), "JAX_PLATFORMS": "cpu"}
     try:
         run = subprocess.run(
@@ -139,8 +139,10 @@ def covering(where: Path, tests: list[str], seconds: float) -> dict[Path, dict[i
     """For each module the tests that run each of its lines."""
     from coverage import CoverageData
 
-    options = ("--cov=jaxlogits", "--cov-context=test", "--cov-report=")
-    failure = pytest(where, tests, *options, seconds=seconds)
+    settings = where / "coverage.ini"
+    settings.write_text("[run]\ndynamic_context = test_function\nsource = jaxlogits\n")
+    under = ("-m", "coverage", "run", f"--rcfile={settings}")
+    failure = pytest(where, tests, *under, seconds=seconds)
     if failure:
         raise SystemExit(f"the tests fail before anything is changed: {failure}")
     data = CoverageData(str(where / ".coverage"))
@@ -149,10 +151,16 @@ def covering(where: Path, tests: list[str], seconds: float) -> dict[Path, dict[i
     for file in data.measured_files():
         module = Path(file).relative_to(where)
         lines = data.contexts_by_lineno(file)
-        by = {n: sorted({c.split("|")[0] for c in names if c}) for n, names in lines.items()}
+        by = {n: sorted({node_id(c) for c in names if c}) for n, names in lines.items()}
         if LIBRARY in module.parents:
             found[module] = {n: names for n, names in by.items() if names}
     return found
+
+
+def node_id(context: str) -> str:
+    """tests/room/test_module.py::test_name of coverage.py's tests.room.test_module.test_name."""
+    module, _, name = context.rpartition(".")
+    return f"{module.replace('.', '/')}.py::{name}"
 
 
 def sample(
