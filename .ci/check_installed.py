@@ -35,7 +35,7 @@ def main() -> None:
         sys.exit(f"{jl.__file__} is not installed alone")
     if not resources.files(jl).joinpath("py.typed").is_file():
         sys.exit("py.typed is missing")
-    modules = [f"jaxlogits.{module.name}" for module in pkgutil.iter_modules(jl.__path__)]
+    modules = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlogits.")]
     # Processes of their own, because the examples spend their time compiling.
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         results = list(pool.map(run, modules))
