@@ -250,9 +250,16 @@ def test_no_tracer_is_left_behind(kind: str, transform: str) -> None:
             jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4), got, want)
 
 
+# On the oldest jax an eager gradient pads the rows outside a program, NaN of the caller's included.
 @KINDS
 @pytest.mark.parametrize(
-    "mode", ["jax_check_tracer_leaks", "jax_debug_nans", "jax_enable_checks", "jax_disable_jit"]
+    "mode",
+    [
+        "jax_check_tracer_leaks",
+        pytest.param("jax_debug_nans", marks=pytest.mark.newest),
+        "jax_enable_checks",
+        "jax_disable_jit",
+    ],
 )
 def test_tools_for_debugging(kind: str, mode: str) -> None:
     keep = LABELS != 2
