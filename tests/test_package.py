@@ -165,7 +165,7 @@ def test_imports_only_the_runtime_dependencies(path: Path) -> None:
 
 def test_import_adds_little_to_that_of_its_dependencies() -> None:
     # Processor time, which other programs hardly disturb, over that of what has to be imported
-    # anyway, so that it is the same on a slow machine; about 1/20. The first run may have to
+    # anyway, so that it is the same on a slow machine; about 1/12. The first run may have to
     # compile, which it must be able to keep.
     keeping = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     program = (
@@ -178,4 +178,4 @@ def test_import_adds_little_to_that_of_its_dependencies() -> None:
         for _ in range(5)
     ]
     ratios = [float(run.stdout) for run in runs]
-    assert min(ratios) < 0.1, ratios
+    assert min(ratios) < 0.15, ratios
