@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.exp_log import exp_bend
 
 
 def divergence(log_odds: Array, yes: Array, no: Array) -> Array:
@@ -26,19 +27,15 @@ def divergence(log_odds: Array, yes: Array, no: Array) -> Array:
     d = x - jnp.log(s / jnp.where(never, 0.75, jnp.where(rarely, no, yes)))
     near = jnp.minimum(d, 1)
     t = s * jnp.expm1(near)
-    close = s * _exp_bend(near) - _log_bend(t)
+    close = s * _exp_minus_line(near) - _log_bend(t)
     softplus = jnp.logaddexp(x, 0)
     apart = jnp.where(d > 1, softplus + jnp.log1p(-s) - s * d, close)
     return jnp.where(never, softplus, jnp.maximum(apart, 0))
 
 
-def _exp_bend(x: Array) -> Array:
+def _exp_minus_line(x: Array) -> Array:
     """exp(x) - 1 - x, at least 0."""
-    terms = 10 if x.dtype == jnp.float32 else 18
-    series = jnp.full_like(x, 1 / math.factorial(terms + 2))
-    for n in range(terms + 1, 1, -1):
-        series = series * x + 1 / math.factorial(n)
-    return jnp.where(jnp.abs(x) <= 1, x * x * series, jnp.expm1(x) - x)
+    return jnp.where(jnp.abs(x) <= 1, x * x * exp_bend(x), jnp.expm1(x) - x)
 
 
 def _log_bend(t: Array) -> Array:

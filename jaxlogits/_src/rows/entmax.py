@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.exp_log import exp_bend
 from jaxlogits._src.base.rules import checkpointed, derivatives, times, weigh
 from jaxlogits._src.mesh.reductions import num_classes, row_max, row_sum
-from jaxlogits._src.rows.softmax import centred
+from jaxlogits._src.rows.softmax import centred, without_inf
 
 Triple = tuple[Array, Array, Array]
 Quad = tuple[Array, Array, Array, Array]
@@ -74,13 +75,10 @@ def _exp_a_bend(p: Array, a: Array) -> Array:
     log_p = jnp.log(safe)
     w = -a * log_p
     near = w <= 2.0
-    terms = 23 if p.dtype == jnp.float64 else 14  # the next one is under half an ulp at 2
-    series = jnp.full_like(p, 1.0 / math.factorial(terms + 1))
-    for n in range(terms, 1, -1):
-        series = series * jnp.where(near, w, 0.0) + 1.0 / math.factorial(n)
+    inner = -safe * jnp.square(log_p) * exp_bend(w)
     outer = jnp.where(near, 1.0, a)
     far = (safe * (1.0 + w) - jnp.power(safe, 1.0 - a)) / (outer * outer)
-    return jnp.where(inside, jnp.where(near, -safe * jnp.square(log_p) * series, far), 0.0 * p)
+    return jnp.where(inside, jnp.where(near, inner, far), 0.0 * p)
 
 
 # The Fenchel–Young loss: what it costs that entmax is p where the targets are y.
@@ -245,10 +243,7 @@ def _power_minus_line(t: Array, a: Array) -> Array:
 
 def _above_threshold(z: Array, a: Array, power: int, axis_name: AxisName) -> Triple:
     """z - t with exp_a(z - t) summing to 1, half of z - max(z), and which rows are -inf alone."""
-    is_inf = z == jnp.inf
-    count = row_sum(is_inf.astype(z.dtype), axis_name)
-    sole = jnp.where(is_inf, 0.0, jnp.where(jnp.isnan(z), jnp.nan, -jnp.inf))
-    z = jnp.where(count == 0, z, jnp.where(count == 1, sole, jnp.nan))
+    z = without_inf(z, axis_name)
     largest = row_max(z, axis_name)
     empty = largest == -jnp.inf
     halves = jnp.where(empty, 0.0, 0.5 * z - 0.5 * largest)

@@ -21,11 +21,10 @@ from jaxlogits._src.rows.pairs import (
     prob_difference_rows,
     unbounded,
     whole,
-    without_inf,
 )
 from jaxlogits._src.rows.quotients import cooled
 from jaxlogits._src.rows.rows import spoiled
-from jaxlogits._src.rows.softmax import row_stats, softmax_rows
+from jaxlogits._src.rows.softmax import row_stats, softmax_rows, without_inf
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -9,7 +9,6 @@ negative, taken of log(q / p), which is computed from the difference of the logi
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -17,9 +16,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.exp_log import exp_bend
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import row_any, row_max, row_sum
-from jaxlogits._src.rows.softmax import centred, first_max, row_stats, softmax_rows, softmax_tangent
+from jaxlogits._src.rows.softmax import (
+    centred,
+    first_max,
+    row_stats,
+    softmax_rows,
+    softmax_tangent,
+    without_inf,
+)
 
 Pair = tuple[Array, Array]
 
@@ -146,7 +153,7 @@ def compare(a: Array, b: Array, axis_name: AxisName) -> Comparison:
     # q's exponentials, in proportion to p exp(c).
     tilted = of_b.exps * (jnp.exp(jnp.minimum(shift, 80.0)) / total_a)
     near = shared & (jnp.abs(c) <= 2.0)
-    terms = jnp.where(near, p * _exp_minus_line(c), tilted - p * (1.0 + c))
+    terms = jnp.where(near, p * (c * c * exp_bend(c)), tilted - p * (1.0 + c))
     excess = row_sum(terms, axis_name)
     log_mean = jnp.where((excess > -0.5) & (direct < 9.0), jnp.log1p(excess), direct)
     infinite = row_any((a > -jnp.inf) & (b == -jnp.inf), axis_name)
@@ -170,14 +177,6 @@ def whole(eighths: Array) -> Array:
 def below_max(z: Array, axis_name: AxisName) -> Array:
     """Eighths of z - max(z): of log probabilities up to a constant for each row."""
     return z / _EIGHT - lax.stop_gradient(row_max(z, axis_name)) / _EIGHT
-
-
-def without_inf(z: Array, axis_name: AxisName) -> Array:
-    """The logits of the same softmax without +inf; NaN for a row that has several."""
-    is_inf = z == jnp.inf
-    count = row_sum(is_inf.astype(z.dtype), axis_name)
-    sole = jnp.where(is_inf, 0.0, jnp.where(jnp.isnan(z), jnp.nan, -jnp.inf))
-    return jnp.where(count == 0, z, jnp.where(count == 1, sole, jnp.nan))
 
 
 def _common_max(a: Array, b: Array, axis_name: AxisName) -> Array:
@@ -210,13 +209,3 @@ def log_ratio_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
 
 # The constant's tangent is left out: whoever uses this takes the mean off.
 derivatives(log_ratio_rows, lambda da, *_: -da / _EIGHT, lambda db, *_: db / _EIGHT)
-
-
-def _exp_minus_line(x: Array) -> Array:
-    """phi(x) = exp(x) - 1 - x for |x| <= 2, by its power series."""
-    x = jnp.clip(x, -2.0, 2.0)
-    terms = 23 if x.dtype == jnp.float64 else 14  # the next one is under half an ulp at 2
-    series = jnp.full_like(x, 1.0 / math.factorial(terms + 1))
-    for n in range(terms, 1, -1):
-        series = series * x + 1.0 / math.factorial(n)
-    return x * x * series

@@ -49,6 +49,14 @@ def first_max(z: Array, axis_name: AxisName) -> Array:
     return row_first(z == row_max(z, axis_name), axis_name)
 
 
+def without_inf(z: Array, axis_name: AxisName) -> Array:
+    """The logits of the same softmax without +inf; NaN for a row that has several."""
+    is_inf = z == jnp.inf
+    count = row_sum(is_inf.astype(z.dtype), axis_name)
+    sole = jnp.where(is_inf, 0.0, jnp.where(jnp.isnan(z), jnp.nan, -jnp.inf))
+    return jnp.where(count == 0, z, jnp.where(count == 1, sole, jnp.nan))
+
+
 def label_mask(shape: tuple[int, ...], labels: Array, axis_name: AxisName) -> Array:
     """One-hot mask of the labels."""
     # Compared in the labels' own dtype: a cast could wrap a large label round to a valid one.
