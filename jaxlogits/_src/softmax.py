@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import program
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
-from jaxlogits._src.rows.rows import rows_of
+from jaxlogits._src.rows.rows import reduced, rows_of
 from jaxlogits._src.rows.softmax import (
     log_odds_rows,
     log_softmax_rows,
@@ -48,7 +48,7 @@ def logsumexp(
         Array(0.6931, dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
-    return rows.reduced(logsumexp_rows(rows.logits, axis_name), -jnp.inf)
+    return reduced(lambda z: logsumexp_rows(z, axis_name), rows, wide=False, empty=-jnp.inf)
 
 
 @program("axis", "axis_name")

@@ -8,39 +8,34 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.blockwise.linear_layer import (
+    LOGITS,
+    STATIC,
     Head,
     Reduction,
-    are_bad,
     existing_classes,
     head_labels,
+    label_losses,
     linear_layer,
     logits_of,
     per_row,
     reduce_rows,
-    spoiled,
 )
-from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
 from jaxlogits._src.losses.divergences import softmax_kl_divergence
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_layer
 
-_STATIC = ("block_size", "precision", "axis_name", "row_axis_name")
-
 
 @program(
-    *_STATIC,
+    *STATIC,
     "reduction",
     "accumulate_dtype",
     label_smoothing=Option(Range(0, below=1), off=(0,)),
     z_loss=Option(Range(0), off=(0,)),
-    soft_cap=Option(Range(above=0)),
-    temperature=Option(Range(above=0), off=(1,)),
+    **LOGITS,
 )
 @on_explicit_mesh(split_layer)
 def linear_softmax_cross_entropy(
@@ -106,27 +101,25 @@ def linear_softmax_cross_entropy(
     of_rows = (rows, indices, *per_row("label_smoothing", label_smoothing, rows.shape[:-1]))
 
     def loss(head: Head, hidden: Array, labels: Array, *smoothing: Array) -> Array:
-        bad = are_bad(labels, head, axis_name)
-        each = softmax_cross_entropy_with_integer_labels(
+        return label_losses(
             logits(head, hidden),
-            jnp.where(bad, 0, labels),
-            where=exists,
+            labels,
+            head,
+            exists,
+            axis_name,
             label_smoothing=smoothing[0] if smoothing else label_smoothing,
             class_weights=class_weights,
             z_loss=z_loss,
-            axis_name=axis_name,
         )
-        return spoiled(each, bad)
 
     return reduce_rows(loss, head, of_rows, how)
 
 
 @program(
-    *_STATIC,
+    *STATIC,
     "reduction",
     "accumulate_dtype",
-    soft_cap=Option(Range(above=0)),
-    temperature=Option(Range(above=0), off=(1,)),
+    **LOGITS,
 )
 @on_explicit_mesh(split_layer)
 def linear_softmax_kl_divergence(
@@ -175,8 +168,6 @@ def linear_softmax_kl_divergence(
     Returns:
         A scalar or, for "none", ``[...]``; 0 where no row counts. float32 or wider.
 
-    Raises:
-        TypeError, ValueError: for a wrong dtype, shape or option.
     Accuracy: that of ``softmax_kl_divergence``, given logits that are summed in float32.
     Transforms: all, to any order, in every floating-point argument and option.
 

@@ -11,15 +11,24 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base import checked, checks
-from jaxlogits._src.base.checks import describe
+from jaxlogits._src.base.checks import Range, describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype, widen
+from jaxlogits._src.base.program import Option
 from jaxlogits._src.base.rules import is_symbolic_zero
 from jaxlogits._src.base.varying import is_bound, require_apart, require_split, vary_over
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
 from jaxlogits._src.decoding.shaping import capped
+from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
 from jaxlogits._src.mesh.reductions import agreed, num_classes
 
 _Pair = tuple[Array, Array]
+
+# What every head's program is made for, and the options of its logits.
+STATIC = ("block_size", "precision", "axis_name", "row_axis_name")
+LOGITS = {
+    "soft_cap": Option(Range(above=0)),
+    "temperature": Option(Range(above=0), off=(1,)),
+}
 
 
 class Head(NamedTuple):
@@ -121,7 +130,7 @@ def are_bad(labels: Array, head: Head, axis_name: AxisName) -> Array:
     return (labels < 0) | (labels > num_classes(head.kernel.shape, axis_name) - 1)
 
 
-def spoiled(losses: Array, bad: Array) -> Array:
+def spoiled_where_used(losses: Array, bad: Array) -> Array:
     """NaN for bad rows, and a NaN derivative too unless it counts 0 times.
 
     A factor of NaN would reach every gradient even where the caller has taken another number in
@@ -133,6 +142,17 @@ def spoiled(losses: Array, bad: Array) -> Array:
     for factor in (huge, huge, nothing, huge, huge):
         losses = losses * factor
     return losses + jnp.where(bad, jnp.nan, 0.0).astype(losses.dtype)
+
+
+def label_losses(
+    z: Array, labels: Array, head: Head, exists: Array | None, axis_name: AxisName, **options: Any
+) -> Array:
+    """Cross entropy of a block's logits, where one label that is no class spoils its row alone."""
+    bad = are_bad(labels, head, axis_name)
+    losses = softmax_cross_entropy_with_integer_labels(
+        z, jnp.where(bad, 0, labels), where=exists, axis_name=axis_name, **options
+    )
+    return spoiled_where_used(losses, bad)
 
 
 def existing_classes(class_where: ArrayLike | None, head: Head) -> Array | None:

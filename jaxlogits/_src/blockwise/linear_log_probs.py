@@ -17,32 +17,28 @@ from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.blockwise.linear_layer import (
+    LOGITS,
+    STATIC,
     Head,
     Reduction,
     are_bad,
     existing_classes,
     head_labels,
+    label_losses,
     linear_layer,
     logits_of,
     map_rows,
-    spoiled,
+    spoiled_where_used,
 )
 from jaxlogits._src.decoding.sampling import as_count
-from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
 from jaxlogits._src.losses.divergences import entropy
 from jaxlogits._src.losses.supports import are_no_indices, kept_indices, log_probs_among
 from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_layer
 from jaxlogits._src.mesh.reductions import first_class, num_classes, row_take, row_top_k
 from jaxlogits._src.softmax import log_softmax
 
-_STATIC = ("block_size", "precision", "axis_name", "row_axis_name")
-_LOGITS = {
-    "soft_cap": Option(Range(above=0)),
-    "temperature": Option(Range(above=0), off=(1,)),
-}
 
-
-@program(*_STATIC, **_LOGITS)
+@program(*STATIC, **LOGITS)
 @on_explicit_mesh(split_layer)
 def linear_log_probs(
     hidden: ArrayLike,
@@ -105,11 +101,7 @@ def linear_log_probs(
         return among
 
     def log_probs(head: Head, hidden: Array, labels: Array) -> Array:
-        bad = are_bad(labels, head, axis_name)
-        losses = softmax_cross_entropy_with_integer_labels(
-            logits(head, hidden), jnp.where(bad, 0, labels), where=exists, axis_name=axis_name
-        )
-        return 0.0 - spoiled(losses, bad)
+        return 0.0 - label_losses(logits(head, hidden), labels, head, exists, axis_name)
 
     each: Array = map_rows(log_probs, head, (rows, indices), how)
     return each
@@ -137,12 +129,12 @@ def _log_probs_of_kept(
             keep &= jnp.asarray(class_where)[own]
         z = jax.vmap(of_row, (None, 0, 0))(head, hidden, own)
         hit = ids == labels[:, None].astype(ids.dtype)
-        return 0.0 + spoiled(log_probs_among(z, keep, hit, bad, axis_name), bad)
+        return 0.0 + spoiled_where_used(log_probs_among(z, keep, hit, bad, axis_name), bad)
 
     return log_probs
 
 
-@program(*_STATIC, **_LOGITS)
+@program(*STATIC, **LOGITS)
 @on_explicit_mesh(split_layer)
 def linear_log_probs_and_entropy(
     hidden: ArrayLike,
@@ -197,18 +189,15 @@ def linear_log_probs_and_entropy(
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
 
     def both(head: Head, hidden: Array, labels: Array) -> tuple[Array, Array]:
-        bad = are_bad(labels, head, axis_name)
-        z, labels = logits(head, hidden), jnp.where(bad, 0, labels)
-        losses = softmax_cross_entropy_with_integer_labels(
-            z, labels, where=exists, axis_name=axis_name
-        )
-        return 0.0 - spoiled(losses, bad), entropy(z, where=exists, axis_name=axis_name)
+        z = logits(head, hidden)
+        losses = label_losses(z, labels, head, exists, axis_name)
+        return 0.0 - losses, entropy(z, where=exists, axis_name=axis_name)
 
     results: tuple[Array, Array] = map_rows(both, head, (rows, indices), how)
     return results
 
 
-@program(*_STATIC, "k", k=Option(Range(), integer=True), **_LOGITS)
+@program(*STATIC, "k", k=Option(Range(), integer=True), **LOGITS)
 @on_explicit_mesh(split_layer)
 def linear_top_k(
     hidden: ArrayLike,

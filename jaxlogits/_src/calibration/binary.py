@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.base.program import program
-from jaxlogits._src.calibration.bins import bin_edges, bin_sums, equal_width
+from jaxlogits._src.calibration.bins import curve, equal_width, mean_distance
 from jaxlogits._src.calibration.labelled import row_weights
 from jaxlogits._src.log_odds import wide_sigmoid
 
@@ -74,11 +74,7 @@ def binary_reliability_curve(
         [0.12 0.88] [0. 1.] [0.  0.5 1. ]
     """
     rows = _rows(logits, labels, where, weights)
-    bins = equal_width(rows.probability, num_bins)
-    each = (rows.probability, rows.labels, jnp.ones_like(rows.labels))
-    probability, yes, weight = (bin_sums(rows.weights, x, bins, num_bins) for x in each)
-    edges = bin_edges(num_bins, weight.dtype)
-    return BinaryReliabilityCurve(probability / weight, yes / weight, weight, edges)
+    return BinaryReliabilityCurve(*curve(rows.weights, rows.probability, rows.labels, num_bins))
 
 
 @checks.whole("num_bins")
@@ -116,9 +112,7 @@ def binary_calibration_error(
     """
     rows = _rows(logits, labels, where, weights)
     bins = equal_width(rows.probability, num_bins)
-    return jnp.sum(jnp.abs(bin_sums(rows.weights, rows.gap, bins, num_bins))) / jnp.sum(
-        rows.weights
-    )
+    return mean_distance(rows.weights, rows.gap, bins, num_bins)
 
 
 @program()

@@ -24,3 +24,18 @@ def bin_sums(weights: Array, values: Array, bins: Array, num_bins: int) -> Array
     inside |= jnp.isnan(weights)[:, None]
     # A sum over rows is a tree of sums, which scatter's is not: a float32 count would stop growing.
     return jnp.sum(jnp.where(inside, (weights * values)[:, None], 0.0), axis=0)
+
+
+def mean_distance(weights: Array, gaps: Array, bins: Array, num_bins: int) -> Array:
+    """sum_b |the gaps' weighted sum in bin b| / the sum of weights: a calibration error."""
+    return jnp.sum(jnp.abs(bin_sums(weights, gaps, bins, num_bins))) / jnp.sum(weights)
+
+
+def curve(
+    weights: Array, probs: Array, outcomes: Array, num_bins: int
+) -> tuple[Array, Array, Array, Array]:
+    """In bins of equal width the means of probabilities and outcomes, the weight, and the edges."""
+    bins = equal_width(probs, num_bins)
+    columns = (probs, outcomes, jnp.ones_like(outcomes))
+    prob, outcome, weight = (bin_sums(weights, column, bins, num_bins) for column in columns)
+    return prob / weight, outcome / weight, weight, bin_edges(num_bins, weight.dtype)

@@ -17,7 +17,7 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
 from jaxlogits._src.base.program import program
-from jaxlogits._src.calibration.bins import bin_edges, bin_sums, equal_width
+from jaxlogits._src.calibration.bins import bin_sums, curve, equal_width, mean_distance
 from jaxlogits._src.calibration.labelled import labelled_rows
 from jaxlogits._src.rows.softmax import first_max, label_mask, softmax_complement_rows, softmax_rows
 
@@ -76,13 +76,7 @@ def reliability_curve(
         Array([nan,  1.], dtype=float32)
     """
     graded = _grade(logits, labels, axis, where, weights)
-    each = (graded.confidence, graded.right, jnp.ones_like(graded.right))
-    bins = equal_width(graded.confidence, num_bins)
-    confidence, right, weight = (
-        bin_sums(graded.weights, values, bins, num_bins) for values in each
-    )
-    edges = bin_edges(num_bins, weight.dtype)
-    return ReliabilityCurve(confidence / weight, right / weight, weight, edges)
+    return ReliabilityCurve(*curve(graded.weights, graded.confidence, graded.right, num_bins))
 
 
 @checks.whole("num_bins")
@@ -121,8 +115,8 @@ def expected_calibration_error(
         Array(2.0611537e-09, dtype=float32)
     """
     graded = _grade(logits, labels, axis, where, weights)
-    gaps = bin_sums(graded.weights, graded.gap, equal_width(graded.confidence, num_bins), num_bins)
-    return jnp.sum(jnp.abs(gaps)) / jnp.sum(graded.weights)
+    bins = equal_width(graded.confidence, num_bins)
+    return mean_distance(graded.weights, graded.gap, bins, num_bins)
 
 
 @checks.whole("num_bins")
@@ -165,8 +159,7 @@ def adaptive_calibration_error(
         0.6108
     """
     graded, bins = _equal_weight(_grade(logits, labels, axis, where, weights), num_bins)
-    gaps = bin_sums(graded.weights, graded.gap, bins, num_bins)
-    return jnp.sum(jnp.abs(gaps)) / jnp.sum(graded.weights)
+    return mean_distance(graded.weights, graded.gap, bins, num_bins)
 
 
 @checks.whole("num_bins")
@@ -257,9 +250,9 @@ def classwise_calibration_error(
     weight = jnp.where(jnp.any(jnp.isnan(p), axis=-1), jnp.nan, weight)
 
     def error(p: Array, gap: Array) -> Array:
-        return jnp.sum(jnp.abs(bin_sums(weight, gap, equal_width(p, num_bins), num_bins)))
+        return mean_distance(weight, gap, equal_width(p, num_bins), num_bins)
 
-    return jnp.mean(jax.vmap(error, in_axes=1)(p, gaps)) / jnp.sum(weight)
+    return jnp.mean(jax.vmap(error, in_axes=1)(p, gaps))
 
 
 @program("axis")

@@ -68,13 +68,13 @@ def kept_log_probs(
     z, indices = rows.z, label_rows(rows, labels)
     count = num_classes(z.shape, axis_name)
     ids = kept_indices(kept, z.shape[:-1], count, "the shape of logits without axis,")
-    some = jnp.bool_(True) if rows.mask is None else row_any(rows.mask, axis_name)[..., 0]
     is_bad = are_no_indices(ids, count) | (indices < 0) | (indices > count - 1)
     keep = _as_mask(ids, z.shape, axis_name)
     keep = keep if rows.mask is None else keep & rows.mask
     hit = label_mask(z.shape, indices, axis_name)
-    among = log_probs_among(z, keep, hit, is_bad & some, axis_name)
-    return jnp.where(some, spoiled(among, is_bad & some), 0.0)
+    is_bad = is_bad if rows.empty is None else is_bad & ~rows.empty[..., 0]
+    among = log_probs_among(z, keep, hit, is_bad, axis_name)
+    return rows.reduced(spoiled(among, is_bad))
 
 
 def kept_indices(kept: ArrayLike, lead: tuple[int, ...], count: int, rule: str) -> Array:

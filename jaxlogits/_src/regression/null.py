@@ -63,9 +63,12 @@ def constant_of(design: Design) -> tuple[Array, Array]:
     kernel = jnp.zeros([1, num_features], dtype)
     if num_features == 0:
         return kernel[0], jnp.zeros([], bool)
-    for _ in range(2):  # the second for what the rounding of the first leaves
-        _, gradient, hessian = likelihood(_distance_from_1, design, kernel)
-        kernel -= solve(hessian.reshape(num_features, num_features), gradient[0])[None, :]
+    _, gradient, hessian = likelihood(_distance_from_1, design, kernel)
+    square = hessian.reshape(num_features, num_features)  # the same for any kernel
+    kernel -= solve(square, gradient[0])[None, :]
+    # Once more, for what the rounding leaves.
+    _, gradient, _ = likelihood(_distance_from_1, design, kernel)
+    kernel -= solve(square, gradient[0])[None, :]
     (left,), _, _ = likelihood(_distance_from_1, design, kernel)
     return kernel[0], left <= (64 * jnp.finfo(dtype).eps) ** 2 * jnp.sum(rows.weights)
 

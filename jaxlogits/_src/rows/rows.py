@@ -89,14 +89,14 @@ def _as_rows(
     mask = to_rows(_as_mask(where, array, axes, one_per_row), axes)
     if array.dtype.itemsize < 2:  # some of these dtypes have no -inf
         rows = widen(rows)
-    masked, empty = _masked(rows, mask, axis_name)
+    empty = ~row_any(mask, axis_name)
+    masked = _masked(rows, mask, empty)
     return Rows(rows, masked, widen(masked), mask, empty, axes, array, axis_name)
 
 
-def _masked(rows: Array, mask: Array, axis_name: AxisName) -> tuple[Array, Array]:
-    """Masked classes at -inf, a row that is masked as a whole as zeros; and which those are."""
-    empty = ~row_any(mask, axis_name)
-    return _select(~empty, _select(mask, rows, -jnp.inf), 0.0), empty
+def _masked(rows: Array, mask: Array, empty: Array) -> Array:
+    """Masked classes at -inf, and a row that is masked as a whole as zeros."""
+    return _select(~empty, _select(mask, rows, -jnp.inf), 0.0)
 
 
 def reduced(
@@ -107,18 +107,18 @@ def reduced(
     The backward pass keeps the logits that were given and the mask, and makes -inf of them again.
     ``wide``: the kernel reads logits in the dtype that computations run in, else the caller's.
     """
-    mask, axis_name = rows[0].mask, rows[0].axis_name
-    if mask is None:
+    mask, empty_rows = rows[0].mask, rows[0].empty
+    if mask is None or empty_rows is None:
         return kernel(*(each.z if wide else each.logits for each in rows))
     policy = jax.checkpoint_policies.save_anything_except_these_names("masked logits")
 
     @functools.partial(jax.checkpoint, policy=policy)
-    def masked(given: tuple[Array, ...], mask: Array) -> Array:
-        arrays = (_masked(each, mask, axis_name)[0] for each in given)
+    def masked(given: tuple[Array, ...], mask: Array, empty: Array) -> Array:
+        arrays = (_masked(each, mask, empty) for each in given)
         read = (widen(each) if wide else each for each in arrays)
         return kernel(*(checkpoint_name(each, "masked logits") for each in read))
 
-    results: Array = masked(tuple(each.given for each in rows), mask)
+    results: Array = masked(tuple(each.given for each in rows), mask, empty_rows)
     return rows[0].reduced(results, empty)
 
 
