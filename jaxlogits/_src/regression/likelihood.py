@@ -112,26 +112,32 @@ def prepared(design: Design, num_outputs: int) -> Design:
 def num_moved(design: Design, step: Array) -> Array:
     """How many log-odds of rows that count a step of the kernel [J, P] changes by more than 1/2."""
 
-    def moved(rows: Rows) -> Array:
-        moves = jnp.abs(product(step, centred(rows, design.coordinates).T)) > 0.5
+    def moved(rows: Rows, features: Array) -> Array:
+        moves = jnp.abs(product(step, features.T)) > 0.5
         return jnp.sum(moves & (rows.weights > 0)[None, :], dtype=jnp.int32)
 
-    return _sum_blocks(moved, design.rows, _blocks_of(design, len(step)))
+    return sum_rows(moved, design, len(step))
+
+
+def sum_rows(fn: Callable[[Rows, Array], T], design: Design, num_outputs: int) -> T:
+    """What a function of rows and their features in the coordinates gives, summed in blocks."""
+    num_blocks = _blocks_of(design, num_outputs)
+    return _sum_blocks(
+        lambda rows: fn(rows, centred(rows, design.coordinates)), design.rows, num_blocks
+    )
 
 
 def _sum_rows(row_terms: Callable[[Rows, Array], Terms], design: Design, num_outputs: int) -> Terms:
     """The terms of rows with their features, weighted and added up."""
-    num_blocks = _blocks_of(design, num_outputs)
-    add_up = _with_products if num_blocks == 1 else _with_scaled
+    add_up = _with_products if _blocks_of(design, num_outputs) == 1 else _with_scaled
 
-    def terms(rows: Rows) -> Terms:
-        features = centred(rows, design.coordinates)
+    def terms(rows: Rows, features: Array) -> Terms:
         losses, residuals, curvature = row_terms(rows, features)
         w = rows.weights
         gradient = product(residuals * w[None], features)
         return product(losses, w), gradient, add_up(curvature * w[None, None], features)
 
-    return _sum_blocks(terms, design.rows, num_blocks)
+    return sum_rows(terms, design, num_outputs)
 
 
 def _blocks_of(design: Design, num_outputs: int) -> int:

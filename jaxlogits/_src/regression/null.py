@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.regression.design import Design, Rows
-from jaxlogits._src.regression.likelihood import RowTerms, Terms, likelihood
+from jaxlogits._src.regression.likelihood import RowTerms, Terms, likelihood, sum_rows
 from jaxlogits._src.regression.newton import minimize, product, solve
 from jaxlogits._src.regression.problem import (
     Problem,
@@ -60,17 +60,26 @@ def constant_of(design: Design) -> tuple[Array, Array]:
     rows = lax.stop_gradient(design.rows)._replace(offset=None)
     design = lax.stop_gradient(design)._replace(rows=rows)
     num_features, dtype = rows.features.shape[1], rows.features.dtype
-    kernel = jnp.zeros([1, num_features], dtype)
     if num_features == 0:
-        return kernel[0], jnp.zeros([], bool)
-    _, gradient, hessian = likelihood(_distance_from_1, design, kernel)
-    square = hessian.reshape(num_features, num_features)  # the same for any kernel
-    kernel -= solve(square, gradient[0])[None, :]
-    # Once more, for what the rounding leaves.
-    _, gradient, _ = likelihood(_distance_from_1, design, kernel)
-    kernel -= solve(square, gradient[0])[None, :]
-    (left,), _, _ = likelihood(_distance_from_1, design, kernel)
-    return kernel[0], left <= (64 * jnp.finfo(dtype).eps) ** 2 * jnp.sum(rows.weights)
+        return jnp.zeros([0], dtype), jnp.zeros([], bool)
+
+    def squares(rows: Rows, x: Array) -> tuple[Array, Array]:
+        return product(rows.weights, x), product(x.T, rows.weights[:, None] * x)
+
+    def distance(kernel: Array) -> tuple[Array, Array]:
+        """Half the gradient and the sum of the squared distances from 1."""
+
+        def of(rows: Rows, x: Array) -> tuple[Array, Array]:
+            apart = product(x, kernel) - 1
+            return product(rows.weights * apart, x), product(rows.weights, apart * apart)
+
+        return sum_rows(of, design, 1)
+
+    ones, square = sum_rows(squares, design, 1)
+    first = solve(square, ones)
+    kernel = first - solve(square, distance(first)[0])  # what the rounding leaves
+    _, left = distance(kernel)
+    return kernel, left <= (64 * jnp.finfo(dtype).eps) ** 2 * jnp.sum(rows.weights)
 
 
 def firth_null(row_terms: RowTerms, problem: Problem, constant: Array) -> Array:
@@ -100,8 +109,3 @@ def firth_null(row_terms: RowTerms, problem: Problem, constant: Array) -> Array:
         exact=functools.partial(along, evaluate_all),
     )
     return kernel(constant, found.point)
-
-
-def _distance_from_1(x: Array, labels: Array) -> Terms:  # noqa: ARG001
-    """Least squares in place of a likelihood."""
-    return (x - 1) ** 2, x - 1, jnp.ones_like(x)[None]
