@@ -10,6 +10,7 @@ import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from cases import CASES, Case, on_device, value_and_gradients
 from jax.sharding import AxisType, NamedSharding
@@ -176,3 +177,21 @@ def test_options_of_any_kind_are_inputs(kind: Any) -> None:
     z = jnp.asarray(cases.LOGITS)
     jl.apply_temperature(z, kind(0.5))
     assert compilations(lambda: [jl.apply_temperature(z, kind(t)) for t in (0.25, 0.0, 1.0)]) == 0
+
+
+def test_numbers_that_pandas_holds() -> None:
+    table = pd.DataFrame({"one": [1.0, 1.0, 1.0, 1.0], "x": [0.0, 1.0, 2.0, 4.0]})
+    labels = pd.Series([0, 1, 0, 1])
+    for fn, args, options in (
+        (jl.softmax, (table["x"],), {}),
+        (jl.softmax, (), {"logits": table, "where": table > 0}),
+        (jl.softmax_cross_entropy_with_integer_labels, (table, labels), {}),
+        (jl.fit_logistic, (table, labels), {"weights": table["one"]}),
+    ):
+        plain = {name: value.to_numpy() for name, value in options.items()}
+        want = fn(*(value.to_numpy() for value in args), **plain)
+        jax.tree.map(np.testing.assert_array_equal, fn(*args, **options), want)
+    with pytest.raises(TypeError, match=r"^logits must be an array of numbers, got dtype"):
+        jl.softmax(pd.Series(["a", "b"]))
+    with pytest.raises(TypeError, match=r"^logits must be floating point, got int32\[4\]"):
+        jl.softmax(labels)

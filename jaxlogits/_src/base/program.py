@@ -80,6 +80,8 @@ def program(*static: str, **options: Option) -> Callable[[Callable[P, T]], Calla
                     result: T = run(*args, **kwargs)
                 return result
             except (TypeError, ValueError, OverflowError) as error:
+                if any(_read(x) is not x for x in (*args, *kwargs.values())):
+                    return public(*map(_read, args), **{k: _read(v) for k, v in kwargs.items()})
                 # What jit itself can't read, the function refuses in the caller's words.
                 places = (_place(name, i, args, kwargs) for name, i in fixed.items())
                 if any(isinstance(where[key], jax.Array) for where, key in places if where) or (
@@ -135,6 +137,15 @@ def _within_int32(value: Any) -> Any:
         return value
     limits = np.iinfo(np.int32 if value.dtype.kind == "i" else np.uint32)
     return np.clip(value, limits.min, limits.max).astype(limits.dtype)
+
+
+def _read(value: Any) -> Any:
+    """Numbers that another library holds, such as a pandas Series, as NumPy's; else the value."""
+    is_held = hasattr(value, "__array__") and not isinstance(value, jax.Array | np.ndarray)
+    if not is_held or _is_readable(value) or hasattr(value, "__jax_array__"):
+        return value
+    array = np.asarray(value)
+    return array if _is_readable(array) else value
 
 
 def _is_readable(value: Any) -> bool:
