@@ -87,7 +87,7 @@ def binary_calibration_error(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> Array:
-    """Expected calibration error of yes or no, sum_b (n_b / n) |rate_b - probability_b|.
+    """Expected calibration error of binary scores, sum_b (n_b / n) |rate_b - probability_b|.
 
     The bins b are those of ``binary_reliability_curve``, n_b the weight in them.
 

@@ -186,7 +186,7 @@ def fit_platt(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> PlattFit:
-    """Platt scaling: the line a s + b that turns scores of yes or no into log-odds.
+    """Platt scaling: the line a s + b that turns binary scores into log-odds.
 
     A logistic regression whose targets are (n1 + 1) / (n1 + 2) for yes and 1 / (n0 + 2) for no,
     with n1 and n0 the weights of both. So there is a minimum even if the scores make no mistake.

@@ -1,4 +1,4 @@
-"""Losses of a yes or no: one logit for each label.
+"""Binary losses: one logit for each label.
 
 Elementwise: the result has the shape of the logits; the caller writes ``.mean()``. Labels may be
 anything in [0, 1], as probabilities or as integers or booleans.
@@ -103,7 +103,7 @@ def sigmoid_focal_loss(
 
 @program()
 def sigmoid_entropy(logits: ArrayLike) -> Array:
-    """Entropy of a yes or no with these log-odds in nats, -p log p - (1 - p) log(1 - p).
+    """Entropy in nats of a Bernoulli variable with these log-odds, -p log p - (1 - p) log(1 - p).
 
     That of softmax([x, 0]): softplus(-|x|) + |x| sigmoid(-|x|), two terms of one sign.
 
@@ -127,7 +127,7 @@ def sigmoid_entropy(logits: ArrayLike) -> Array:
 
 @program()
 def sigmoid_kl_divergence(logits_p: ArrayLike, logits_q: ArrayLike) -> Array:
-    """Kullback–Leibler divergence of two yes-or-no answers, KL(p || q), from their log-odds.
+    """Kullback–Leibler divergence of two Bernoulli distributions, from their log-odds.
 
     p log(p / q) + (1 - p) log((1 - p) / (1 - q)) = softplus(b) - softplus(a) - sigmoid(a) (b - a)
     with the log-odds a of p and b of q; computed without the cancellation that both forms have
