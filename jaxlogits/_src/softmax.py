@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import program
-from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.rows.rows import reduced, rows_of
 from jaxlogits._src.rows.softmax import (
     log_odds_rows,
@@ -17,7 +17,7 @@ from jaxlogits._src.rows.softmax import (
 
 
 @program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", where="rows classes", result="rows")
 def logsumexp(
     logits: ArrayLike,
     axis: Axis = -1,
@@ -52,7 +52,7 @@ def logsumexp(
 
 
 @program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", where="rows classes", result="rows classes")
 def softmax(
     logits: ArrayLike,
     axis: Axis = -1,
@@ -87,7 +87,7 @@ def softmax(
 
 
 @program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", where="rows classes", result="rows classes")
 def log_softmax(
     logits: ArrayLike,
     axis: Axis = -1,
@@ -123,7 +123,7 @@ def log_softmax(
 
 
 @program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", where="rows classes", result="rows classes")
 def class_log_odds(
     logits: ArrayLike,
     axis: Axis = -1,

@@ -24,7 +24,8 @@ from jax.sharding import PartitionSpec as P
 
 import jaxlogits as jl
 from jaxlogits._src.base import varying
-from jaxlogits._src.mesh import explicit, reductions
+from jaxlogits._src.blockwise import linear_layer
+from jaxlogits._src.mesh import layouts, reductions
 
 Array = jax.Array
 
@@ -646,13 +647,15 @@ def names_of(spec: P) -> set[str]:
 def test_every_split_of_a_layer_has_a_layout() -> None:
     """Rows and classes are never over one mesh axis; each argument is split as its role says."""
     shapes = {"hidden": (8, 4), "kernel": (4, 8), "labels": (8,), "weights": (8,), "bias": (8,)}
+    forms = linear_layer.HEAD | {"labels": "rows", "weights": "rows"}
+    forms = {name: form for name, form in forms.items() if name in shapes}
     ones = {name: jnp.ones(shape) for name, shape in shapes.items()}
     placed = {name: [place(FOUR, x, spec) for spec in splits(x.ndim)] for name, x in ones.items()}
     for arrays in itertools.product(placed["hidden"], placed["kernel"], placed["labels"]):
         rest = (placed[name][len(names_of(spec_of(arrays[0])))] for name in ("weights", "bias"))
         arguments = dict(zip(shapes, (*arrays, *rest), strict=True))
-        layout = explicit.split_layer(arguments)
-        specs = {name: layout.spec(name, shape) for name, shape in shapes.items()}
+        layout = layouts.layout_of(forms, arguments)
+        specs = {name: layout.spec(forms[name], shape) for name, shape in shapes.items()}
         rows, classes = P(*layout.rows), P(layout.classes)
         assert not names_of(rows) & names_of(classes)
         assert names_of(rows) == set(layout.options["row_axis_name"] or ())
@@ -663,6 +666,25 @@ def test_every_split_of_a_layer_has_a_layout() -> None:
         # What the caller split by rows alone stays where it is.
         if spec_of(arrays[0])[0] is not None:
             assert rows[0] == spec_of(arrays[0])[0]
+
+
+def test_a_split_is_that_of_the_dimension_which_is_declared() -> None:
+    """Not of one that happens to have its size, nor over a mesh axis that another has taken."""
+    forms = {"logits": "rows classes", "where": "rows classes | rows", "weights": "classes"}
+    arguments: dict[str, Any] = {"logits": jnp.ones([8, 8]), "weights": jnp.ones(8), "axis": 0}
+
+    def layout(**specs: P) -> tuple[Any, Any]:
+        arrays = {name: place(FOUR, arguments[name], spec) for name, spec in specs.items()}
+        found = layouts.layout_of(forms, arguments | {"where": None} | arrays)
+        assert found is not None
+        return found.rows, found.classes
+
+    assert layout(weights=P("a")) == ((None,), "a")
+    arguments["where"] = jnp.ones(8, bool)
+    assert layout(where=P("a")) == (("a",), None)
+    assert layout(where=P("a"), weights=P("a")) == (("a",), None)
+    arguments["where"] = jnp.ones([8, 1], bool)
+    assert layout(where=P("b"), weights=P("a")) == ((None,), "b")
 
 
 def spec_of(array: Array) -> P:

@@ -13,6 +13,7 @@ from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.blockwise.linear_layer import (
+    HEAD,
     LOGITS,
     STATIC,
     Head,
@@ -26,7 +27,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     reduce_rows,
 )
 from jaxlogits._src.losses.divergences import softmax_kl_divergence
-from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_layer
+from jaxlogits._src.mesh.explicit import on_explicit_mesh
 
 
 @program(
@@ -37,7 +38,14 @@ from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_layer
     z_loss=Option(Range(0), off=(0,)),
     **LOGITS,
 )
-@on_explicit_mesh(split_layer)
+@on_explicit_mesh(
+    **HEAD,
+    labels="rows",
+    label_smoothing="rows",
+    weights="rows",
+    class_weights="classes",
+    result="rows",
+)
 def linear_softmax_cross_entropy(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -121,7 +129,18 @@ def linear_softmax_cross_entropy(
     "accumulate_dtype",
     **LOGITS,
 )
-@on_explicit_mesh(split_layer)
+@on_explicit_mesh(
+    hidden_p="rows features",
+    hidden_q="rows features",
+    kernel_p="features classes",
+    kernel_q="features classes",
+    bias_p="classes",
+    bias_q="classes",
+    class_where="classes",
+    where="rows",
+    weights="rows",
+    result="rows",
+)
 def linear_softmax_kl_divergence(
     hidden_p: ArrayLike,
     kernel_p: ArrayLike,

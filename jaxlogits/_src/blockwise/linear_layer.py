@@ -23,7 +23,14 @@ from jaxlogits._src.mesh.reductions import agreed, num_classes
 
 _Pair = tuple[Array, Array]
 
-# What every head's program is made for, and the options of its logits.
+# What the arrays of every head are split along; what its program is made for; its logits' options.
+HEAD = {
+    "hidden": "rows features",
+    "kernel": "features classes",
+    "bias": "classes",
+    "class_where": "classes",
+    "where": "rows",
+}
 STATIC = ("block_size", "precision", "axis_name", "row_axis_name")
 LOGITS = {
     "soft_cap": Option(Range(above=0)),

@@ -17,6 +17,7 @@ from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.blockwise.linear_layer import (
+    HEAD,
     LOGITS,
     STATIC,
     Head,
@@ -33,13 +34,13 @@ from jaxlogits._src.blockwise.linear_layer import (
 from jaxlogits._src.decoding.sampling import as_count
 from jaxlogits._src.losses.divergences import entropy
 from jaxlogits._src.losses.supports import are_no_indices, kept_indices, log_probs_among
-from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_layer
+from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import first_class, num_classes, row_take, row_top_k
 from jaxlogits._src.softmax import log_softmax
 
 
 @program(*STATIC, **LOGITS)
-@on_explicit_mesh(split_layer)
+@on_explicit_mesh(**HEAD, labels="rows", kept="rows ids", result="rows")
 def linear_log_probs(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -135,7 +136,7 @@ def _log_probs_of_kept(
 
 
 @program(*STATIC, **LOGITS)
-@on_explicit_mesh(split_layer)
+@on_explicit_mesh(**HEAD, labels="rows", result="rows")
 def linear_log_probs_and_entropy(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -198,7 +199,7 @@ def linear_log_probs_and_entropy(
 
 
 @program(*STATIC, "k", k=Option(Range(), integer=True), **LOGITS)
-@on_explicit_mesh(split_layer)
+@on_explicit_mesh(**HEAD, result="rows ids")
 def linear_top_k(
     hidden: ArrayLike,
     kernel: ArrayLike,

@@ -36,7 +36,7 @@ from jaxlogits._src.blockwise.sums import (
     where_any,
 )
 from jaxlogits._src.blockwise.trace import Block, bind, trace_block
-from jaxlogits._src.mesh.explicit import on_split_rows
+from jaxlogits._src.mesh.split_rows import on_split_rows
 
 
 class _Options(NamedTuple):

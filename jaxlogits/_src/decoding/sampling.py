@@ -19,7 +19,7 @@ from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.base.rules import derivatives
-from jaxlogits._src.mesh.explicit import with_whole_rows
+from jaxlogits._src.mesh.explicit import with_whole_classes
 from jaxlogits._src.mesh.reductions import num_classes, row_argmax, row_max, row_sum, row_top_k
 from jaxlogits._src.rows.nll import nll
 from jaxlogits._src.rows.quotients import cooled
@@ -72,7 +72,7 @@ def sample(
 
 
 @program("axis", "axis_name", "shape", temperature=Option(Range(0)))
-@with_whole_rows
+@with_whole_classes(logits="rows classes", where="rows classes", temperature="rows")
 def sample_with_log_prob(
     key: ArrayLike,
     logits: ArrayLike,
@@ -123,7 +123,7 @@ def sample_with_log_prob(
 
 
 @program("axis", "axis_name", "k", k=Option(Range(), integer=True))
-@with_whole_rows
+@with_whole_classes(logits="rows classes", where="rows classes")
 def sample_without_replacement(
     key: ArrayLike,
     logits: ArrayLike,
@@ -171,7 +171,7 @@ def sample_without_replacement(
 
 
 @program("axis", "axis_name", "hard", temperature=Option(Range(above=0)))
-@with_whole_rows
+@with_whole_classes(logits="rows classes", where="rows classes", temperature="rows")
 def gumbel_softmax(
     key: ArrayLike,
     logits: ArrayLike,

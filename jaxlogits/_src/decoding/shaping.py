@@ -11,7 +11,7 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow,
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.log_odds import tanh_half
-from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_max
 from jaxlogits._src.rows.quotients import quotient, tempered
 from jaxlogits._src.rows.rows import rows_of, spoiled
@@ -87,7 +87,9 @@ derivatives(_scaled_tanh, _tanh_by_z, _tanh_by_bound)
 
 
 @program("axis", "axis_name", temperature=Option(Range(0)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes", temperature="rows", where="rows classes", result="rows classes"
+)
 def apply_temperature(
     logits: ArrayLike,
     temperature: ArrayLike,

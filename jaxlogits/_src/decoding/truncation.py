@@ -14,7 +14,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_max, row_sum
 from jaxlogits._src.rows.rows import Rows, rows_of, spoiled
 from jaxlogits._src.rows.softmax import log_softmax_rows, row_stats, softmax_rows
@@ -22,7 +22,7 @@ from jaxlogits._src.rows.thresholds import kth_largest, mass_threshold
 
 
 @program("axis", "axis_name", k=Option(Range(1), integer=True))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", k="rows", where="rows classes", result="rows classes")
 def keep_top_k(
     logits: ArrayLike,
     k: ArrayLike,
@@ -62,7 +62,7 @@ def keep_top_k(
 
 
 @program("axis", "axis_name", p=Option(Range(0, 1)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", p="rows", where="rows classes", result="rows classes")
 def keep_top_p(
     logits: ArrayLike,
     p: ArrayLike,
@@ -104,7 +104,7 @@ def keep_top_p(
 
 
 @program("axis", "axis_name", mass=Option(Range(0, 1)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", mass="rows", where="rows classes", result="rows classes")
 def keep_typical(
     logits: ArrayLike,
     mass: ArrayLike,
@@ -150,7 +150,7 @@ def keep_typical(
 
 
 @program("axis", "axis_name", p=Option(Range(0, 1)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", p="rows", where="rows classes", result="rows classes")
 def keep_min_p(
     logits: ArrayLike,
     p: ArrayLike,
@@ -189,7 +189,7 @@ def keep_min_p(
 
 
 @program("axis", "axis_name", n=Option(Range(0)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", n="rows", where="rows classes", result="rows classes")
 def keep_top_n_sigma(
     logits: ArrayLike,
     n: ArrayLike,
@@ -232,7 +232,9 @@ def keep_top_n_sigma(
 
 
 @program("axis", "axis_name", epsilon=Option(Range(0, 1)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes", epsilon="rows", where="rows classes", result="rows classes"
+)
 def keep_epsilon(
     logits: ArrayLike,
     epsilon: ArrayLike,
@@ -269,7 +271,9 @@ def keep_epsilon(
 
 
 @program("axis", "axis_name", epsilon=Option(Range(0, 1)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes", epsilon="rows", where="rows classes", result="rows classes"
+)
 def keep_eta(
     logits: ArrayLike,
     epsilon: ArrayLike,

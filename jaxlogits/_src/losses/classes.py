@@ -17,7 +17,7 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, widen
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.base.rules import derivatives, weigh
 from jaxlogits._src.losses.focal import focal
-from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.nll import nll, weighted_nll, weighted_square_logsumexp
 from jaxlogits._src.rows.rows import Rows, reduced, rows_of
@@ -31,7 +31,14 @@ from jaxlogits._src.rows.targets import label_rows, one_hot_rows, target_rows
     label_smoothing=Option(Range(0, below=1), off=(0,)),
     z_loss=Option(Range(0), off=(0,)),
 )
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes",
+    labels="rows classes",
+    where="rows classes | rows",
+    label_smoothing="rows",
+    class_weights="classes",
+    result="rows",
+)
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -81,7 +88,14 @@ def softmax_cross_entropy(
     label_smoothing=Option(Range(0, below=1), off=(0,)),
     z_loss=Option(Range(0), off=(0,)),
 )
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes",
+    labels="rows",
+    where="rows classes | rows",
+    label_smoothing="rows",
+    class_weights="classes",
+    result="rows",
+)
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -139,7 +153,14 @@ def softmax_cross_entropy_with_integer_labels(
     label_smoothing=Option(Range(0, below=1), off=(0,)),
     gamma=Option(Range(0)),
 )
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes",
+    labels="rows",
+    where="rows classes | rows",
+    label_smoothing="rows",
+    class_weights="classes",
+    result="rows",
+)
 def softmax_focal_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -194,7 +215,9 @@ def softmax_focal_loss_with_integer_labels(
 
 
 @program("axis", "axis_name", epsilon=Option(Range(-1)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes", labels="rows classes", where="rows classes | rows", result="rows"
+)
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -16,7 +16,7 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, wide_dt
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.base.varying import vary, varying_axes
-from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.entropy import cross_entropy_rows, entropy_rows, tempered_rows
 from jaxlogits._src.rows.mixtures import js_rows
@@ -25,7 +25,7 @@ from jaxlogits._src.rows.rows import Rows, reduced, rows_of
 
 
 @program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", where="rows classes | rows", result="rows")
 def entropy(
     logits: ArrayLike,
     axis: Axis = -1,
@@ -61,7 +61,9 @@ def entropy(
 
 
 @program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits_p="rows classes", logits_q="rows classes", where="rows classes | rows", result="rows"
+)
 def softmax_kl_divergence(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
@@ -102,7 +104,9 @@ def softmax_kl_divergence(
 
 
 @program("axis", "axis_name", weight=Option(Range(0, 1)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits_p="rows classes", logits_q="rows classes", where="rows classes | rows", result="rows"
+)
 def jensen_shannon_divergence(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
@@ -146,7 +150,9 @@ def jensen_shannon_divergence(
 
 
 @program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits_p="rows classes", logits_q="rows classes", where="rows classes | rows", result="rows"
+)
 def total_variation(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
@@ -191,7 +197,9 @@ def total_variation(
 
 
 @program("axis", "axis_name", temperature=Option(Range(above=0)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes", teacher_logits="rows classes", where="rows classes | rows", result="rows"
+)
 def softmax_cross_entropy_with_teacher_logits(
     logits: ArrayLike,
     teacher_logits: ArrayLike,

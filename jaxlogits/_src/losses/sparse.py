@@ -12,7 +12,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_any
 from jaxlogits._src.rows.entmax import entmax_loss_rows, entmax_rows
 from jaxlogits._src.rows.rows import Rows, reduced, rows_of
@@ -21,7 +21,7 @@ from jaxlogits._src.rows.targets import one_hot_rows, target_rows
 
 
 @program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", where="rows classes", result="rows classes")
 def sparsemax(
     logits: ArrayLike,
     axis: Axis = -1,
@@ -57,7 +57,7 @@ def sparsemax(
 
 
 @program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(logits="rows classes", where="rows classes", alpha="rows", result="rows classes")
 def entmax(
     logits: ArrayLike,
     axis: Axis = -1,
@@ -100,7 +100,13 @@ def entmax(
 
 
 @program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes",
+    labels="rows classes",
+    where="rows classes | rows",
+    alpha="rows",
+    result="rows",
+)
 def entmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -143,7 +149,9 @@ def entmax_loss(
 
 
 @program("axis", "axis_name", alpha=Option(Range(1), off=(1, 1.5, 2)))
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes", labels="rows", where="rows classes | rows", alpha="rows", result="rows"
+)
 def entmax_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,

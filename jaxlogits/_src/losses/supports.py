@@ -12,7 +12,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import program
 from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
-from jaxlogits._src.mesh.explicit import on_explicit_mesh, split_logits
+from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import (
     class_indices,
     first_class,
@@ -26,7 +26,13 @@ from jaxlogits._src.rows.targets import label_rows
 
 
 @program("axis", "axis_name")
-@on_explicit_mesh(split_logits)
+@on_explicit_mesh(
+    logits="rows classes",
+    labels="rows",
+    kept="rows ids",
+    where="rows classes | rows",
+    result="rows",
+)
 def kept_log_probs(
     logits: ArrayLike,
     labels: ArrayLike,
