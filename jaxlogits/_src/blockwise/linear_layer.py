@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxlogits._src.base import checked, checks
 from jaxlogits._src.base.checks import Range, describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype, widen
 from jaxlogits._src.base.program import Option
-from jaxlogits._src.base.rules import is_symbolic_zero
 from jaxlogits._src.base.varying import is_bound, require_apart, require_split, vary_over
+from jaxlogits._src.blockwise.product import product_of
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
 from jaxlogits._src.decoding.shaping import capped
 from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
 from jaxlogits._src.mesh.reductions import agreed, num_classes
-
-_Pair = tuple[Array, Array]
 
 # What the arrays of every head are split along; what its program is made for; its logits' options.
 HEAD = {
@@ -187,7 +183,7 @@ def logits_of(
     scale = checks.as_option("temperature", temperature, dtype)
     cap = None if soft_cap is None else checks.as_option("soft_cap", soft_cap, dtype)
     unscaled = isinstance(temperature, int | float) and temperature == 1
-    product = _product(dtype, precision)
+    product = product_of(dtype, precision)
 
     def logits(head: Head, hidden: Array) -> Array:
         z = product(hidden, head.kernel)
@@ -198,45 +194,6 @@ def logits_of(
         return z if unscaled else z / scale
 
     return logits
-
-
-def _product(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Array]:
-    """hidden @ kernel, summed in ``dtype``; the transposes of its tangents make the gradients."""
-
-    def dot(
-        a: Array, b: Array, over: tuple[int, int], dtype: Any = dtype, precision: Any = precision
-    ) -> Array:
-        return lax.dot_general(a, b, (((over[0],), (over[1],)), ((), ())), precision, dtype)
-
-    @jax.custom_jvp
-    def product(hidden: Array, kernel: Array) -> Array:
-        if hidden.dtype == jnp.bfloat16:
-            return dot(hidden, kernel, (1, 0))
-        # So XLA:CPU sees that the kernel embedding.T is the embedding; else it would copy it.
-        return dot(hidden, kernel.T, (1, 1))
-
-    @functools.partial(product.defjvp, symbolic_zeros=True)
-    def product_jvp(primals: _Pair, tangents: tuple[Any, Any]) -> _Pair:
-        (hidden, kernel), (dhidden, dkernel) = primals, tangents
-        z = product(hidden, kernel)
-        dz = jnp.zeros_like(z)
-        is_bfloat16 = hidden.dtype == jnp.bfloat16
-        if not is_symbolic_zero(dhidden):
-            # The logits' derivative is rounded to bfloat16, or the kernel would become float32.
-            least = hidden.dtype if is_bfloat16 else dtype
-            dz = dz + dot(dhidden, kernel, (1, 0), least).astype(dtype)
-        if not is_symbolic_zero(dkernel):
-            # Transposed by hand, behind a barrier, because XLA:CPU multiplies faster then.
-            rows = lax.optimization_barrier(hidden.T).astype(dtype)
-            rounded = is_bfloat16 and precision is None
-            algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if rounded else precision
-            dz = dz + dot(rows, dkernel.astype(dtype), (0, 0), precision=algorithm)
-        if is_bfloat16:
-            # Both products read one array of the logits' derivative; XLA:CPU would make two.
-            dz = lax.platform_dependent(dz, cpu=lax.optimization_barrier, default=lambda dz: dz)
-        return z, dz
-
-    return product
 
 
 def reduce_rows(

@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxlogits._src.base import checks
-from jaxlogits._src.base.checked import calling, check_no_nan
 from jaxlogits._src.base.checks import describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, widen
-from jaxlogits._src.base.varying import vary, varying_axes, zeros
-from jaxlogits._src.blockwise.kept import call_kept, kept
+from jaxlogits._src.base.varying import vary, varying_axes
+from jaxlogits._src.blockwise.jobs import Job, Options, on_devices, options_of, prepare, run_job
+from jaxlogits._src.blockwise.maps import map_rows
 from jaxlogits._src.blockwise.plan import (
     Leaves,
     Operands,
-    Plan,
     flatten_rows,
-    leading_shape,
-    make_plan,
     pad,
-    scan_blocks,
 )
 from jaxlogits._src.blockwise.sums import (
-    accumulators,
     counting,
-    differentiable,
-    select_rows,
     sum_blocks,
-    where_any,
 )
-from jaxlogits._src.blockwise.trace import Block, bind, trace_block
-from jaxlogits._src.mesh.split_rows import on_split_rows
-
-
-class _Options(NamedTuple):
-    """How the rows are given and cut, and how their gradients are summed."""
-
-    name: str  # of the public function
-    row_ndim: int
-    block_size: int | None
-    row_axis_name: AxisName
-    accumulate_dtype: Any = None
-
-
-class _Job(NamedTuple):
-    """All that a program is made for, beside the shapes of its arguments."""
-
-    block: Block
-    plan: Plan
-    options: _Options
+from jaxlogits._src.blockwise.trace import Block, bind
 
 
 def blockwise_map(
@@ -99,7 +69,7 @@ def blockwise_map(
         >>> jl.blockwise_map(confidence, row_ndim=2)(jnp.eye(3), jnp.zeros([2, 5, 3])).shape
         (2, 5)
     """
-    options = _options("blockwise_map", fn, row_ndim, block_size, row_axis_name)
+    options = options_of("blockwise_map", fn, row_ndim, block_size, row_axis_name)
 
     def mapped(params: Any, *rows: Any, where: ArrayLike | None = None) -> Any:
         call, arrays = bind(fn, params)
@@ -107,58 +77,12 @@ def blockwise_map(
         def local(shared: Leaves, split: Any) -> Any:
             rows, keep, _ = split
             shared = vary(shared, varying_axes(*jax.tree.leaves((rows, keep))))
-            job, operands = _prepare(call, shared, split, options)
-            return job.block.tree.unflatten(_run(_map_rows, job, operands))
+            job, operands = prepare(call, shared, split, options)
+            return job.block.tree.unflatten(run_job(map_rows, job, operands))
 
-        return _on_devices(local, arrays, rows, where, None, options, total=False)
+        return on_devices(local, arrays, rows, where, None, options, total=False)
 
     return mapped
-
-
-def _map_rows(job: _Job, given: Operands) -> Leaves:
-    """The results for each row."""
-    lead = leading_shape(given.rows, job.options.row_ndim)
-    block, plan = job.block, job.plan
-    rows, keep = flatten_rows((given.rows, given.keep), job.options.row_ndim)
-    is_masked = keep is not None
-    if is_masked:
-        rows = _rows_that_count(rows, keep)
-    operands = pad(plan, Operands(given.shared, [], rows, None, keep), None)
-
-    def run(streamed: frozenset[int] | None, *args: Any) -> Leaves:
-        operands = Operands(*args)
-        mask = operands.keep if is_masked else None  # else all count but the padding
-        some = None if mask is None else jnp.any(mask)
-
-        def step(_: None, now: Operands) -> tuple[None, Leaves]:
-            if mask is None or now.keep is None:
-                return None, block.call(now.shared, now.rows)
-            results = block.call([where_any(some, x) for x in now.shared], now.rows)
-            return None, [select_rows(now.keep, x, jnp.zeros_like(x)) for x in results]
-
-        per_row = [] if mask is None else [mask]
-        empty = [zeros((*plan.grid, *t.shape[1:]), t.dtype, t, *per_row) for t in block.types]
-        return scan_blocks(step, None, empty, operands, plan, streamed)[1]
-
-    results = differentiable(block, run, accumulators(block, None))(*operands)
-    return [x[: plan.num_rows].reshape(lead + x.shape[1:]) for x in results]
-
-
-def _rows_that_count(rows: Leaves, keep: Array) -> Leaves:
-    """The rows, with one that counts for all that don't; where none does, with zeros for floats.
-
-    Before the scan, whose gradient keeps the rows: ``jax_debug_nans`` looks at what is kept.
-    """
-    if keep.shape[0] == 0:
-        return rows
-    index = jnp.argmax(keep)[None]
-
-    def fill(row: Array) -> Array:
-        first = lax.stop_gradient(row[index])
-        is_float = jnp.issubdtype(row.dtype, jnp.inexact)
-        return jnp.where(jnp.any(keep), first, jnp.zeros_like(first)) if is_float else first
-
-    return [select_rows(keep, row, fill(row)) for row in rows]
 
 
 def blockwise_sum(
@@ -205,7 +129,7 @@ def blockwise_sum(
         >>> print(f"{total:.4f}", gradient[0])
         13.8629 [-7.5  2.5  2.5  2.5]
     """
-    options = _options(
+    options = options_of(
         "blockwise_sum", fn, row_ndim, block_size, row_axis_name, accumulate_dtype, has_aux
     )
     sums = _weighted_sums(fn, options, has_aux)
@@ -265,7 +189,7 @@ def blockwise_mean(
         >>> print(f"{mean:.4f}")
         1.0986
     """
-    options = _options(
+    options = options_of(
         "blockwise_mean", fn, row_ndim, block_size, row_axis_name, accumulate_dtype, has_aux
     )
     sums = _weighted_sums(fn, options, has_aux)
@@ -296,7 +220,7 @@ def _divided(totals: Any, weight: Array, count: Array) -> Any:
 
 
 def _weighted_sums(
-    fn: Callable[..., Any], options: _Options, has_aux: bool
+    fn: Callable[..., Any], options: Options, has_aux: bool
 ) -> Callable[..., tuple[Any, Array, Array]]:
     """The sums of the loss or of (loss, aux) over the rows that count, their weight and number."""
 
@@ -306,23 +230,23 @@ def _weighted_sums(
         call, arrays = bind(fn, params)
 
         def local(shared: Leaves, split: Any) -> tuple[Any, Array, Array]:
-            job, operands = _prepare(call, shared, split, options)
+            job, operands = prepare(call, shared, split, options)
             _require_losses(job.block, has_aux)
             masks = [x for x in split[1:] if x is not None]
             if axes := varying_axes(job.block.types[0], *masks):
                 shared, split = vary((shared, split), axes)
-                job, operands = _prepare(call, shared, split, options)
-            results, weight, count = _run(_sum_rows, job, operands)
+                job, operands = prepare(call, shared, split, options)
+            results, weight, count = run_job(_sum_rows, job, operands)
             return job.block.tree.unflatten(results), weight, count
 
         total: tuple[Any, Array, Array]
-        total = _on_devices(local, arrays, rows, where, weights, options, total=True)
+        total = on_devices(local, arrays, rows, where, weights, options, total=True)
         return total
 
     return sums
 
 
-def _sum_rows(job: _Job, given: Operands) -> tuple[Leaves, Array, Array]:
+def _sum_rows(job: Job, given: Operands) -> tuple[Leaves, Array, Array]:
     """The weighted sums over the rows, their weight and number."""
     split = given.rows, given.weights, given.keep
     rows, weights, keep = flatten_rows(split, job.options.row_ndim)
@@ -344,97 +268,6 @@ def _total_weight(operands: Operands) -> tuple[Array, Array]:
         return count, count
     kept = operands.keep
     return jnp.sum(weights if kept is None else jnp.where(kept, weights, 0)), count
-
-
-# What all three do.
-
-
-def _prepare(
-    fn: Callable[..., Any], shared: Leaves, split: Any, options: _Options
-) -> tuple[_Job, Operands]:
-    """What is to be run, and on what."""
-    rows, keep, weights = split
-    plan = make_plan(fn, shared, rows, options.block_size, options.row_ndim)
-    block, shared = trace_block(fn, shared, rows, plan, options.row_ndim)
-    operands = Operands(shared, [], jax.tree.leaves(rows), weights, keep)
-    return _Job(block, plan, options), operands
-
-
-def _run(run: Callable[..., Any], job: _Job, operands: Operands) -> Any:
-    is_kept = isinstance(job.plan.num_rows, int)
-    return call_kept(run, job, job.block.trace, operands, is_kept=is_kept)
-
-
-def _on_devices(
-    local: Callable[..., Any],
-    shared: Leaves,
-    rows: Any,
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-    options: _Options,
-    *,
-    total: bool,
-) -> Any:
-    """``local(shared, (rows, keep, weights))``, on each device where the rows are split."""
-    rows = jax.tree.map(lambda x: checks.as_array("rows", x), rows)
-    lead = leading_shape(rows, options.row_ndim)
-    keep = None if where is None else _as_mask(where, lead)
-    if weights is not None:
-        weights = checks.broadcast_to("weights", checks.as_real("weights", weights), lead)
-        with calling(options.name):
-            counted = weights if keep is None else jnp.where(keep, weights, jnp.zeros_like(weights))
-            check_no_nan("weights", counted, "in row")
-    run = on_split_rows(local, options.row_axis_name, options.row_ndim, total=total)
-    mesh = jax.typeof(jax.tree.leaves(rows)[0]).sharding.mesh
-    if options.row_axis_name is not None or mesh.explicit_axes:
-        run = kept(run)
-    return run(shared, (rows, keep, weights))
-
-
-def _as_mask(where: ArrayLike, lead: tuple[int, ...]) -> Array:
-    """A mask of rows, of the rank that counts them or of a single number."""
-    if np.ndim(where) not in (0, len(lead)):
-        rule = f"the {len(lead)} leading dimensions of the rows"
-        raise ValueError(f"where must have {rule}, got {describe(jnp.asarray(where))}")
-    return checks.as_mask("where", where, lead)
-
-
-def _options(
-    name: str,
-    fn: Callable[..., Any],
-    row_ndim: Any,
-    block_size: Any,
-    row_axis_name: AxisName,
-    accumulate_dtype: Any = None,
-    has_aux: Any = False,
-) -> _Options:
-    """The options of a transform, or an error that says what is wrong with them."""
-    if not callable(fn):
-        raise TypeError(f"fn must be a function, got {type(fn).__name__}")
-    if not isinstance(has_aux, bool | np.bool_):
-        raise TypeError(f"has_aux must be a bool, got {has_aux!r}")
-    row_ndim = _positive("row_ndim", row_ndim)
-    block_size = None if block_size is None else _positive("block_size", block_size)
-    if accumulate_dtype is not None:
-        accumulate_dtype = _as_float_dtype(accumulate_dtype)
-    return _Options(name, row_ndim, block_size, row_axis_name, accumulate_dtype)
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__") or value < 1:
-        raise ValueError(f"{name} must be a positive int, got {value!r}")
-    return operator.index(value)
-
-
-def _as_float_dtype(value: Any) -> Any:
-    got = getattr(value, "__name__", repr(value))
-    try:
-        dtype = jnp.dtype(value)
-    except TypeError:
-        dtype = None
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"accumulate_dtype must be a floating-point dtype, got {got}")
-    return dtype
 
 
 def _require_losses(block: Block, has_aux: bool) -> None:

@@ -92,15 +92,10 @@ def binary_calibration_error(
     The bins b are those of ``binary_reliability_curve``, n_b the weight in them.
 
     Args:
-        logits: floating-point log-odds of yes, of any shape.
-        labels: in the shape of ``logits``: booleans, 0 or 1, or probabilities in [0, 1].
-        where: boolean mask that broadcasts to ``logits``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``logits``.
-        num_bins: a Python int; a bin without rows counts nothing.
+        logits, labels, where, weights, num_bins: as in ``binary_reliability_curve``.
 
     Returns:
-        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
-        row that counts make it NaN.
+        A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 of the mean distance of label from probability, row by row.
     Transforms: all, in logits, labels and weights; the bins are constants to a derivative.
@@ -128,14 +123,10 @@ def binary_brier_score(
     As scikit-learn's ``brier_score_loss`` has it: half of what ``brier_score`` says of two classes.
 
     Args:
-        logits: floating-point log-odds of yes, of any shape.
-        labels: in the shape of ``logits``: booleans, 0 or 1, or probabilities in [0, 1].
-        where: boolean mask that broadcasts to ``logits``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``logits``.
+        logits, labels, where, weights: as in ``binary_reliability_curve``.
 
     Returns:
-        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
-        row that counts make it NaN.
+        A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 relative for labels of 0 and 1.
     Transforms: all, to any order, in logits, labels and weights.

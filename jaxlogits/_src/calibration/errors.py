@@ -18,8 +18,8 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
 from jaxlogits._src.base.program import program
 from jaxlogits._src.calibration.bins import bin_sums, curve, equal_width, mean_distance
-from jaxlogits._src.calibration.labelled import labelled_rows
-from jaxlogits._src.rows.softmax import first_max, label_mask, softmax_complement_rows, softmax_rows
+from jaxlogits._src.calibration.labelled import Graded, graded_rows, labelled_rows
+from jaxlogits._src.rows.softmax import label_mask, softmax_complement_rows, softmax_rows
 
 
 class ReliabilityCurve(NamedTuple):
@@ -75,7 +75,7 @@ def reliability_curve(
         >>> jl.reliability_curve(jnp.array([[0.0, 2.0]]), jnp.array([1]), num_bins=2).accuracy
         Array([nan,  1.], dtype=float32)
     """
-    graded = _grade(logits, labels, axis, where, weights)
+    graded = graded_rows(logits, labels, axis, where, weights)
     return ReliabilityCurve(*curve(graded.weights, graded.confidence, graded.right, num_bins))
 
 
@@ -95,16 +95,10 @@ def expected_calibration_error(
     The bins b are those of ``reliability_curve``, n_b the weight in them.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``.
-        num_bins: a Python int; a bin without rows counts nothing.
+        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
 
     Returns:
-        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
-        row that counts make it NaN.
+        A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 of the mean distance of right from confidence, row by row.
     Transforms: all, in logits and weights; the bins are constants to a derivative.
@@ -114,7 +108,7 @@ def expected_calibration_error(
         >>> jl.expected_calibration_error(jnp.array([[0.0, 20.0]]), jnp.array([1]))
         Array(2.0611537e-09, dtype=float32)
     """
-    graded = _grade(logits, labels, axis, where, weights)
+    graded = graded_rows(logits, labels, axis, where, weights)
     bins = equal_width(graded.confidence, num_bins)
     return mean_distance(graded.weights, graded.gap, bins, num_bins)
 
@@ -130,23 +124,17 @@ def adaptive_calibration_error(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> Array:
-    """Expected calibration error with bins of equal weight: sure rows don't share a single bin.
+    """Expected calibration error with bins of equal weight, also called equal-mass bins.
 
-    With the rows ordered by confidence, bin b holds those the middle of whose share of the weight
-    is in [b / B, (b + 1) / B). Rows of one confidence share a bin, so that the order of the rows
-    doesn't matter and a weight of 2 is a row given twice.
+    The many rows of high confidence don't share one bin. With the rows ordered by confidence, bin b
+    holds those whose share of the weight has its middle in [b / B, (b + 1) / B). Rows of one
+    confidence share a bin, so that their order doesn't matter and a weight of 2 is a row twice.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``.
-        num_bins: B, a Python int.
+        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
 
     Returns:
-        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
-        row that counts make it NaN.
+        A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 of the mean distance of right from confidence, row by row, as long as no
         row is so near to an edge that rounding moves it.
@@ -158,7 +146,7 @@ def adaptive_calibration_error(
         >>> print(f"{jl.adaptive_calibration_error(logits, labels, num_bins=2):.4f}")
         0.6108
     """
-    graded, bins = _equal_weight(_grade(logits, labels, axis, where, weights), num_bins)
+    graded, bins = _equal_weight(graded_rows(logits, labels, axis, where, weights), num_bins)
     return mean_distance(graded.weights, graded.gap, bins, num_bins)
 
 
@@ -178,16 +166,10 @@ def maximum_calibration_error(
     The bins are those of ``reliability_curve``. A bin of a few rows is often the largest.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``.
-        num_bins: a Python int; a bin without rows is left out.
+        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
 
     Returns:
-        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
-        row that counts make it NaN.
+        A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 of the mean distance of right from confidence in that bin, row by row.
     Transforms: all, in logits and weights; the bins are constants to a derivative.
@@ -197,7 +179,7 @@ def maximum_calibration_error(
         >>> print(f"{jl.maximum_calibration_error(jnp.array([[0.0, 2.0]]), jnp.array([0])):.4f}")
         0.8808
     """
-    graded = _grade(logits, labels, axis, where, weights)
+    graded = graded_rows(logits, labels, axis, where, weights)
     bins = equal_width(graded.confidence, num_bins)
     gaps = bin_sums(graded.weights, graded.gap, bins, num_bins)
     weight = bin_sums(graded.weights, jnp.ones_like(graded.gap), bins, num_bins)
@@ -217,23 +199,17 @@ def classwise_calibration_error(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> Array:
-    """Mean over the classes of each one's binary calibration error: is it k, yes or no.
+    """Mean over the classes of the calibration error of each class against the rest.
 
     1/K sum_k sum_b (n_kb / n) |rate_kb - probability_kb|, with bins of equal width by the
-    probability of class k. ``expected_calibration_error`` sees the likeliest class alone, and so
-    not that one class is always given too much for another.
+    probability of class k. ``expected_calibration_error`` looks at the likeliest class alone, and
+    so misses a class that is always given too much at the expense of another.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``.
-        num_bins: a Python int; a bin without rows counts nothing.
+        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
 
     Returns:
-        A scalar in [0, 1], in float32 or wider. NaN logits, a label or weight out of range, or no
-        row that counts make it NaN.
+        A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 of the mean distance of label from probability.
     Transforms: all, in logits and weights; the bins are constants to a derivative.
@@ -270,15 +246,10 @@ def brier_score(
     subtraction, so that the square of 1e-9 comes out as such.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``.
+        logits, labels, axis, where, weights: as in ``reliability_curve``.
 
     Returns:
-        A scalar in [0, 2], in float32 or wider. NaN logits, a label or weight out of range, or no
-        row that counts make it NaN.
+        A scalar in [0, 2], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 relative for gaps of at most 1, growing by 2 ulp for each unit.
     Transforms: all, to any order, in logits and weights.
@@ -291,47 +262,13 @@ def brier_score(
     z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
     missed = softmax_complement_rows(z, None)
     distance = jnp.where(label_mask(z.shape, indices, None), missed, softmax_rows(z, None))
-    return _mean(jnp.sum(jnp.square(distance), axis=-1), weight)
+    return jnp.sum(weight * jnp.sum(jnp.square(distance), axis=-1)) / jnp.sum(weight)
 
 
-def _mean(values: Array, weights: Array) -> Array:
-    return jnp.sum(weights * values) / jnp.sum(weights)
-
-
-# Rows, graded and in bins.
-
-
-class _Graded(NamedTuple):
-    """Every row's confidence, whether it is right, and the difference; ``[N]`` each."""
-
-    confidence: Array
-    missed: Array  # 1 - confidence, to all its digits
-    right: Array  # 1 or 0
-    gap: Array  # right - confidence
-    weights: Array
-
-
-def _grade(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis,
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-) -> _Graded:
-    z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
-    confidence = jnp.max(softmax_rows(z, None), axis=-1)
-    missed = jnp.min(softmax_complement_rows(z, None), axis=-1)
-    right = jnp.any(first_max(z, None) & label_mask(z.shape, indices, None), axis=-1)
-    gap = jnp.where(right, missed, -confidence)
-    # Whatever is wrong with a row is in its weight, and so in every sum.
-    weight = jnp.where(jnp.isnan(confidence), jnp.nan, weight)
-    return _Graded(confidence, missed, right.astype(z.dtype), gap, weight)
-
-
-def _equal_weight(graded: _Graded, num_bins: int) -> tuple[_Graded, Array]:
+def _equal_weight(graded: Graded, num_bins: int) -> tuple[Graded, Array]:
     """The rows in order, and their bins: where the middle of a confidence's share of weight is."""
     order = jnp.argsort(-graded.missed)
-    ranked = _Graded(*(array[order] for array in graded))
+    ranked = Graded(*(array[order] for array in graded))
     level, through = ranked.missed, jnp.cumsum(ranked.weights)
     starts = level != jnp.pad(level, (1, 0), constant_values=-1.0)[:-1]
     ends = level != jnp.pad(level, (0, 1), constant_values=-1.0)[1:]

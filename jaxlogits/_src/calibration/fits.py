@@ -6,7 +6,7 @@ function theorem. The calibrated logits are plain arithmetic with the fields of 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -15,16 +15,19 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, widen
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.calibration.labelled import labelled_rows, row_weights
-from jaxlogits._src.regression.coordinates import power_of_two
+from jaxlogits._src.calibration.labelled import row_weights
+from jaxlogits._src.calibration.objectives import (
+    by_inverse_temperature,
+    by_scale_and_bias,
+    fittable_rows,
+    minimize_loss,
+    scaled,
+    spread,
+)
 from jaxlogits._src.regression.fit import fit_logistic
-from jaxlogits._src.regression.newton import Evaluate, Minimum, minimize, solve
-from jaxlogits._src.rows.nll import nll
+from jaxlogits._src.regression.newton import solve
 from jaxlogits._src.rows.softmax import (
     label_mask,
-    logsumexp_rows,
-    softmax_complement_rows,
-    softmax_rows,
 )
 
 
@@ -107,7 +110,7 @@ def fit_temperature(
         >>> print(jl.softmax(jnp.array([0.0, 4.0]) / fit.temperature).round(4))
         [0.25 0.75]
     """
-    z, indices, weight, _ = _fittable_rows(logits, labels, axis, where, weights)
+    z, indices, weight, _ = fittable_rows(logits, labels, axis, where, weights)
     hit = label_mask(z.shape, indices, None)
     gaps = z - jnp.sum(jnp.where(hit, z, 0.0), axis=-1, keepdims=True)
     possible = gaps > -jnp.inf
@@ -116,7 +119,9 @@ def fit_temperature(
     means = jnp.sum(finite, axis=-1) / jnp.sum(possible, axis=-1, dtype=gaps.dtype)
     useless = (jnp.sum(weight * means) >= 0) & (jnp.sum(weight) > 0)
     perfect = jnp.sum(weight * jnp.max(gaps, axis=-1)) <= 0
-    minimum = _minimize(_by_inverse, (1 / _spread(gaps, hit, weight))[None], (gaps, weight))
+    minimum = minimize_loss(
+        by_inverse_temperature, (1 / spread(gaps, hit, weight))[None], (gaps, weight)
+    )
     inverse = jnp.where(useless | perfect, lax.stop_gradient(minimum.point), minimum.point)[0]
     temperature = jnp.where(useless, jnp.inf, 1 / jnp.where(useless, 1.0, inverse))
     return TemperatureFit(temperature, minimum.converged & ~useless & ~perfect)
@@ -137,12 +142,8 @@ def fit_vector_scaling(
     Minimises sum_i w_i nll_i + l2 / 2 (|s - 1|**2 + |b|**2), with biases that sum to 0.
 
     Args:
-        logits: as for ``fit_temperature``; what makes the temperature NaN makes the fit NaN.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
-            the fit NaN.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``. A negative one gives NaN.
+        logits, labels, axis, where, weights: as in ``fit_temperature``; what makes the temperature
+            NaN makes the fit NaN.
         l2: pull towards s = 1 and b = 0, at least 0.
 
     Returns:
@@ -160,19 +161,19 @@ def fit_vector_scaling(
         >>> print(f"{fit.scale[0]:.3f}")
         1.343
     """
-    z, indices, weight, unit = _fittable_rows(logits, labels, axis, where, weights)
+    z, indices, weight, unit = fittable_rows(logits, labels, axis, where, weights)
     hit = label_mask(z.shape, indices, None)
     gaps = z - jnp.sum(jnp.where(hit, z, 0.0), axis=-1, keepdims=True)
     # Logits of thousands as they are leave nothing of the curvature.
-    start = jnp.minimum(1 / _spread(gaps, hit, weight), 1.0)
+    start = jnp.minimum(1 / spread(gaps, hit, weight), 1.0)
     ones = jnp.ones_like(z, shape=z.shape[-1:])
     args = (z, indices, weight, checks.as_option("l2", l2, z.dtype) / unit)
-    minimum = _minimize(_by_scale_and_bias, jnp.concatenate([start * ones, 0.0 * ones]), args)
+    minimum = minimize_loss(by_scale_and_bias, jnp.concatenate([start * ones, 0.0 * ones]), args)
     # Where there is no minimum, every step moves some logits by about 1, however little it gains.
     point = lax.stop_gradient(minimum.point)
-    _, gradient, hessian = _by_scale_and_bias(args, point)
-    moved = jnp.abs(_scaled(z, *jnp.split(solve(hessian, gradient), 2)))
-    still = 0.1 + 1e-3 * jnp.abs(_scaled(z, *jnp.split(point, 2)))
+    _, gradient, hessian = by_scale_and_bias(args, point)
+    moved = jnp.abs(scaled(z, *jnp.split(solve(hessian, gradient), 2)))
+    still = 0.1 + 1e-3 * jnp.abs(scaled(z, *jnp.split(point, 2)))
     settled = jnp.all((moved < still) | (z == -jnp.inf))
     scale, bias = jnp.split(minimum.point, 2)
     return VectorScalingFit(scale, bias, minimum.converged & settled)
@@ -228,99 +229,3 @@ def fit_platt(
     fit = fit_logistic(features, targets.reshape(-1), weights=weight.reshape(-1))
     slope, intercept = fit.coefficients
     return PlattFit(slope, intercept, fit.converged)
-
-
-# The losses, with their gradients and Hessians.
-
-
-def _fittable_rows(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis,
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-) -> tuple[Array, Array, Array, Array]:
-    """Rows, labels, weights in a unit that is about the largest of them, and that unit.
-
-    A row whose loss is infinite or NaN has weight NaN.
-    """
-    z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
-    # A mask that was written as a number is meant to be -inf.
-    mask = max(-5e8, float(jnp.finfo(jnp.asarray(logits).dtype).min) / 2)
-    masked = (z <= mask) & (z <= -1e3 * jnp.abs(jnp.max(z, axis=-1, keepdims=True)))
-    z = jnp.where(masked, -jnp.inf, z)
-    impossible = jnp.any(label_mask(z.shape, indices, None) & (z == -jnp.inf), axis=-1)
-    bad = impossible | ~jnp.all(z < jnp.inf, axis=-1)
-    worst = jnp.where(impossible, -jnp.inf, jnp.max(z, axis=-1))
-    rule = "logits must be above -inf for the label and below inf"
-    checks.check_values(rule, worst, ~bad | (weight == 0))
-    z = jnp.where((bad & (weight == 0))[:, None], 0.0, z)
-    unit = lax.stop_gradient(power_of_two(jnp.max(weight, initial=0.0)))
-    return z, indices, jnp.where(bad & (weight != 0), jnp.nan, weight / unit), unit
-
-
-def _spread(gaps: Array, hit: Array, weight: Array) -> Array:
-    """How far the likeliest of the other classes is from the label's, on average; above 0.
-
-    A class that is far out counts as little here as it does in the loss.
-    """
-    other = jnp.max(jnp.where(hit, -jnp.inf, gaps), axis=-1)
-    distance = jnp.where(jnp.isfinite(other), jnp.abs(other), 0.0)
-    spread = lax.stop_gradient(jnp.sum(weight * distance) / jnp.sum(weight))
-    return jnp.where(spread > 0, spread, 1.0)
-
-
-def _minimize(evaluate: Evaluate, start: Array, args: Any) -> Minimum:
-    # The last step leaves the square of the tolerance, in standard errors: 6e-6 in float32. Where
-    # there is a minimum, that takes about 5 steps. Where there is none, each step divides the loss
-    # by e until it's below that square, which 100 steps suffice for.
-    tolerance = float(jnp.finfo(start.dtype).eps) ** 0.375
-    return minimize(evaluate, start, args, max_steps=100, tolerance=tolerance)
-
-
-def _by_inverse(args: tuple[Array, Array], point: Array) -> tuple[Array, Array, Array]:
-    """The loss of logits that are times 1 / T, from their gaps to the label's."""
-    gaps, weights = args
-    z = _scaled(gaps, point, jnp.zeros_like(point))
-    known = jnp.where(gaps == -jnp.inf, 0.0, gaps)
-    p = softmax_rows(z, None)
-    mean = jnp.sum(p * known, axis=-1)
-    variance = jnp.sum(p * jnp.square(known - mean[:, None]), axis=-1)
-    losses = logsumexp_rows(z, None)  # as the label's gap is 0
-    value, gradient, hessian = (jnp.sum(weights * each) for each in (losses, mean, variance))
-    return value, gradient[None], hessian[None, None]
-
-
-def _by_scale_and_bias(
-    args: tuple[Array, Array, Array, Array], point: Array
-) -> tuple[Array, Array, Array]:
-    """The loss of logits with a line for each class."""
-    z, labels, weights, l2 = args
-    num_classes = z.shape[-1]
-    scale, bias = jnp.split(point, 2)
-    features = jnp.stack([jnp.where(z == -jnp.inf, 0.0, z), jnp.ones_like(z)])
-    z = _scaled(z, scale, bias)
-    p, missed = softmax_rows(z, None), softmax_complement_rows(z, None)
-    pull = jnp.concatenate([scale - 1, bias])
-    # Adding a number to all biases changes nothing; this term makes it 0.
-    gauge = jnp.sum(weights) / num_classes**2
-    value = jnp.sum(weights * nll(z, labels, None))
-    value += 0.5 * (l2 * jnp.sum(jnp.square(pull)) + gauge * jnp.square(jnp.sum(bias)))
-    residual = weights[:, None] * jnp.where(label_mask(z.shape, labels, None), -missed, p)
-    gradient = jnp.sum(residual[None] * features, axis=1)
-    gradient = gradient.at[1].add(gauge * jnp.sum(bias)).reshape(-1) + l2 * pull
-    mean = features * p[None]
-    weighted = mean * weights[None, :, None]
-    squares = jnp.einsum("ank,bnk->abk", weighted, features, precision="highest")
-    products = jnp.einsum("ank,bnl->akbl", weighted, mean, precision="highest")
-    eye = jnp.eye(num_classes, dtype=z.dtype)
-    hessian = jnp.einsum("abk,kl->akbl", squares, eye) - products
-    hessian = hessian.at[1, :, 1, :].add(gauge).reshape(len(point), len(point))
-    return value, gradient, hessian + l2 * jnp.eye(len(point), dtype=z.dtype)
-
-
-def _scaled(z: Array, scale: Array, bias: Array) -> Array:
-    """scale * z + bias, with -inf as it was."""
-    impossible = z == -jnp.inf
-    finite = scale[None, :] * jnp.where(impossible, 0.0, z) + bias[None, :]
-    return jnp.where(impossible, z, finite)

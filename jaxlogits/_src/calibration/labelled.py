@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, widen
 from jaxlogits._src.rows.rows import rows_of
+from jaxlogits._src.rows.softmax import first_max, label_mask, softmax_complement_rows, softmax_rows
 from jaxlogits._src.rows.targets import label_rows
 
 
@@ -49,3 +50,31 @@ def row_weights(weights: ArrayLike | None, keep: Array, dtype: jnp.dtype) -> Arr
     array = jnp.where(keep, checks.broadcast_to("weights", array, keep.shape), 0.0)
     checks.check_values("weights must be at least 0", array, array >= 0)
     return jnp.where(array >= 0, array, jnp.nan)
+
+
+class Graded(NamedTuple):
+    """Every row's confidence, whether it is right, and the difference; ``[N]`` each."""
+
+    confidence: Array
+    missed: Array  # 1 - confidence, to all its digits
+    right: Array  # 1 or 0
+    gap: Array  # right - confidence
+    weights: Array
+
+
+def graded_rows(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> Graded:
+    """Check the arguments, and say of each row how sure it is and whether it is right."""
+    z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
+    confidence = jnp.max(softmax_rows(z, None), axis=-1)
+    missed = jnp.min(softmax_complement_rows(z, None), axis=-1)
+    right = jnp.any(first_max(z, None) & label_mask(z.shape, indices, None), axis=-1)
+    gap = jnp.where(right, missed, -confidence)
+    # Whatever is wrong with a row is in its weight, and so in every sum.
+    weight = jnp.where(jnp.isnan(confidence), jnp.nan, weight)
+    return Graded(confidence, missed, right.astype(z.dtype), gap, weight)

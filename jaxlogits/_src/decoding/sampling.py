@@ -1,9 +1,4 @@
-"""Draw classes from the softmax of logits, by adding Gumbel noise and taking the largest.
-
-The noise has twice the bits that jax.random takes by default: with those alone a class of
-probability 1e-7 is drawn far too rarely and one of 1e-8 never, as the noise can't exceed 16.6.
-It is added to logits below their maximum, as what is added to 1e7 would be rounded away.
-"""
+"""Draw classes from the softmax of logits, by adding Gumbel noise and taking the largest."""
 
 from __future__ import annotations
 
@@ -18,12 +13,20 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.base.rules import derivatives
+from jaxlogits._src.decoding.gumbel import (
+    cleaned,
+    cooled_rows,
+    draw,
+    gumbel,
+    half_below_max,
+    unclear_rows,
+    usable,
+)
 from jaxlogits._src.mesh.explicit import with_whole_classes
-from jaxlogits._src.mesh.reductions import num_classes, row_argmax, row_max, row_sum, row_top_k
+from jaxlogits._src.mesh.reductions import num_classes, row_top_k
 from jaxlogits._src.rows.nll import nll
 from jaxlogits._src.rows.quotients import cooled
-from jaxlogits._src.rows.rows import Rows, reduced, rows_of, spoiled
+from jaxlogits._src.rows.rows import reduced, rows_of, spoiled
 from jaxlogits._src.rows.softmax import first_max, softmax_rows
 
 
@@ -159,8 +162,8 @@ def sample_without_replacement(
     """
     rows = rows_of(logits, axis, where, axis_name)
     k = as_count(k, num_classes(rows.logits.shape, axis_name))
-    z = _usable(rows)
-    noise = _gumbel(key, z.shape, z.dtype, axis_name)
+    z = usable(rows)
+    noise = gumbel(key, z.shape, z.dtype, axis_name)
     # The sum and what its rounding loses, as those that are left may be far below the first.
     high = z + noise
     added = high - z
@@ -215,9 +218,9 @@ def gumbel_softmax(
     if not isinstance(hard, bool | np.bool_):
         raise TypeError(f"hard must be True or False, got {hard!r}")
     # Of halves, which don't overflow: the temperature may be as large as the logits.
-    unclear = _unclear(rows)
-    z = _cleaned(rows.z, unclear)
-    half = 0.5 * _gumbel(key, shape, dtype, axis_name) + _half_below_max(z, axis_name)
+    unclear = unclear_rows(rows)
+    z = cleaned(rows.z, unclear)
+    half = 0.5 * gumbel(key, shape, dtype, axis_name) + half_below_max(z, axis_name)
     soft = softmax_rows(2.0 * cooled(half, scale, axis_name), axis_name)
     soft = spoiled(soft, unclear)
     if hard:
@@ -225,76 +228,6 @@ def gumbel_softmax(
         drawn = jnp.where(jnp.isnan(soft), soft, first_max(half, axis_name).astype(soft.dtype))
         soft = lax.stop_gradient(drawn) + (soft - lax.stop_gradient(soft))
     return rows.restore(soft, 0.0)
-
-
-def _unclear(rows: Rows) -> Array:
-    """Which rows have NaN or more than one +inf."""
-    z = rows.z
-    infinite = row_sum((z == jnp.inf).astype(jnp.int32), rows.axis_name)
-    return (infinite > 1) | jnp.isnan(row_max(z, rows.axis_name))
-
-
-@jax.custom_jvp
-def _cleaned(z: Array, unclear: Array) -> Array:
-    """Zeros where rows are ``unclear``, whose results get their NaN later, as their slopes do."""
-    return jnp.where(unclear, 0.0, z)
-
-
-derivatives(_cleaned, lambda dz, *_: dz, None)
-
-
-def _usable(rows: Rows) -> Array:
-    """The logits, all NaN in a row with NaN or more than one +inf."""
-    z = rows.z if rows.empty is None else jnp.where(rows.empty, -jnp.inf, rows.z)
-    return spoiled(z, _unclear(rows))
-
-
-def cooled_rows(rows: Rows, temperature: ArrayLike) -> Array:
-    """Logits below their maximum, over temperature; at 0 the first maximum alone is left."""
-    z = _usable(rows)
-    scale = checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
-    greedy = scale == 0
-    warm = cooled(z, scale + greedy.astype(z.dtype), rows.axis_name)
-    others = greedy & ~first_max(z, rows.axis_name) & ~jnp.isnan(z)
-    return jnp.where(others, -jnp.inf, warm)
-
-
-def _half_below_max(z: Array, axis_name: AxisName) -> Array:
-    """(z - max(z)) / 2, of which the maximum counts as a constant; 0 at an infinite one."""
-    largest = lax.stop_gradient(row_max(z, axis_name))
-    return 0.5 * z - 0.5 * jnp.where(jnp.isinf(largest), 0.0, largest)
-
-
-def draw(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
-    """int32 indices of the largest perturbed logits; -1 if there is none."""
-    z = lax.stop_gradient(z)
-    noise = _gumbel(key, (*shape, *z.shape), z.dtype, axis_name)
-    perturbed = jnp.broadcast_to(z, noise.shape) + noise
-    classes = row_argmax(perturbed, axis_name)
-    return jnp.where(row_max(perturbed, axis_name) > -jnp.inf, classes, -1)[..., 0]
-
-
-def _gumbel(key: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, axis_name: AxisName) -> Array:
-    """Gumbel noise for the classes that this device has."""
-    own = as_key(key)
-    if axis_name is not None:
-        own = jax.random.fold_in(own, lax.axis_index(axis_name))
-    return jax.random.gumbel(own, shape, dtype, mode="high")
-
-
-# What a draw is told.
-
-
-def as_key(key: ArrayLike) -> Array:
-    """One key of ``jax.random``, of the new kind or of the old."""
-    array = checks.as_array("key", key)
-    is_new = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-    if not (is_new or array.dtype == jnp.uint32):
-        raise TypeError(f"key must be from jax.random, got {array.dtype}{list(array.shape)}")
-    if array.ndim != (0 if is_new else 1):
-        got = f"{array.dtype}{list(array.shape)}"
-        raise ValueError(f"key must be one key, got {got}: jax.vmap takes one for each row")
-    return array
 
 
 def _as_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype, widen
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.decoding.sampling import as_key, cooled_rows, draw
+from jaxlogits._src.decoding.gumbel import as_key, cooled_rows, draw
 from jaxlogits._src.log_odds import log1mexp
 from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.mesh.reductions import class_indices, num_classes, row_any, row_sum

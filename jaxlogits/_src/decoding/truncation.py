@@ -14,15 +14,18 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.decoding.removal import kept, kept_above, row_share
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
-from jaxlogits._src.mesh.reductions import row_max, row_sum
-from jaxlogits._src.rows.rows import Rows, rows_of, spoiled
+from jaxlogits._src.mesh.reductions import row_sum
+from jaxlogits._src.rows.rows import rows_of
 from jaxlogits._src.rows.softmax import log_softmax_rows, row_stats, softmax_rows
-from jaxlogits._src.rows.thresholds import kth_largest, mass_threshold
+from jaxlogits._src.rows.thresholds import kth_largest, shares_of_range, within_mass
+
+MAP = {"logits": "rows classes", "where": "rows classes", "result": "rows classes"}
 
 
 @program("axis", "axis_name", k=Option(Range(1), integer=True))
-@on_explicit_mesh(logits="rows classes", k="rows", where="rows classes", result="rows classes")
+@on_explicit_mesh(**MAP, k="rows")
 def keep_top_k(
     logits: ArrayLike,
     k: ArrayLike,
@@ -38,8 +41,7 @@ def keep_top_k(
     Args:
         logits: floating-point array. -inf stays -inf; NaN makes its row NaN.
         k: at least 1, a number or one for each row, in the shape of ``logits`` without ``axis``.
-            That of the classes, or any number beyond, keeps all. A traced one
-            below 1 makes its row NaN.
+            The number of classes, or more, keeps all. A traced one below 1 makes its row NaN.
         axis, axis_name: as in ``softmax``.
         where: boolean mask that broadcasts to ``logits``; a masked class is removed.
 
@@ -58,11 +60,11 @@ def keep_top_k(
     count = checks.as_row_count("k", k, z.shape[:-1])
     each = count[..., 0] if count.ndim else count
     checks.check_values("k must be at least 1", each, each >= 1)
-    return _kept(rows, z >= kth_largest(z, count, axis_name), count >= 1)
+    return kept(rows, z >= kth_largest(z, count, axis_name), count >= 1)
 
 
 @program("axis", "axis_name", p=Option(Range(0, 1)))
-@on_explicit_mesh(logits="rows classes", p="rows", where="rows classes", result="rows classes")
+@on_explicit_mesh(**MAP, p="rows")
 def keep_top_p(
     logits: ArrayLike,
     p: ArrayLike,
@@ -79,10 +81,9 @@ def keep_top_p(
     Args:
         logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
             them, or NaN, make their row NaN.
-        p: in [0, 1], a number or one for each row, in the shape of ``logits`` without
-            ``axis``. 0 keeps the likeliest, 1 all. A traced one outside makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        p: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps the likeliest,
+            1 all.
+        axis, where, axis_name: as in ``keep_top_k``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed. Classes that tie with the
@@ -97,14 +98,14 @@ def keep_top_p(
         Array([  2.,   1., -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
-    p = _option(rows, "p", p)
+    p = row_share(rows, "p", p)
     z = lax.stop_gradient(rows.z)
     stats = row_stats(z, axis_name)
-    return _kept(rows, _within_mass(z, stats.exps, p, axis_name), ~jnp.isnan(p + stats.rest))
+    return kept(rows, within_mass(z, stats.exps, p, axis_name), ~jnp.isnan(p + stats.rest))
 
 
 @program("axis", "axis_name", mass=Option(Range(0, 1)))
-@on_explicit_mesh(logits="rows classes", mass="rows", where="rows classes", result="rows classes")
+@on_explicit_mesh(**MAP, mass="rows")
 def keep_typical(
     logits: ArrayLike,
     mass: ArrayLike,
@@ -116,16 +117,13 @@ def keep_typical(
     """Keep the classes whose surprise is closest to the entropy, up to a probability of ``mass``.
 
     The fewest classes of the smallest | -log p_k - entropy | whose probabilities add up to at least
-    ``mass``: neither the rare ones nor, where the row is undecided, an unduly sure one.
+    ``mass``. That leaves out rare classes and, where the row is undecided, one that stands out.
 
     Args:
-        logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
-            them, or NaN, make their row NaN.
-        mass: in [0, 1], a number or one for each row, in the shape of ``logits``
-            without ``axis``. 0 keeps the most typical class, 1 all. A traced one outside
-            makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        logits: as in ``keep_top_p``.
+        mass: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps the most
+            typical class, 1 all.
+        axis, where, axis_name: as in ``keep_top_k``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed. The likeliest class may
@@ -140,17 +138,17 @@ def keep_typical(
         Array([-inf,   0.,   0.,   0.,   0.], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
-    mass = _option(rows, "mass", mass)
+    mass = row_share(rows, "mass", mass)
     z = lax.stop_gradient(rows.z)
     probs, gaps = softmax_rows(z, axis_name), row_stats(z, axis_name).gaps
     # -log p less the entropy is a gap less the mean gap, which nearly equal logits don't cancel in.
     mean = row_sum(jnp.where(probs == 0, 0.0, probs * gaps), axis_name)
     typical = jnp.where(probs > 0, -jnp.abs(gaps - mean), -jnp.inf)
-    return _kept(rows, _within_mass(typical, probs, mass, axis_name), ~jnp.isnan(mass + mean))
+    return kept(rows, within_mass(typical, probs, mass, axis_name), ~jnp.isnan(mass + mean))
 
 
 @program("axis", "axis_name", p=Option(Range(0, 1)))
-@on_explicit_mesh(logits="rows classes", p="rows", where="rows classes", result="rows classes")
+@on_explicit_mesh(**MAP, p="rows")
 def keep_min_p(
     logits: ArrayLike,
     p: ArrayLike,
@@ -164,12 +162,10 @@ def keep_min_p(
     z_k >= max(z) + log(p): a bar that rises with how sure the row is.
 
     Args:
-        logits: floating-point array. -inf stays -inf, +inf is all that is kept; NaN makes its row
-            NaN.
-        p: in [0, 1], a number or one for each row, in the shape of ``logits`` without
-            ``axis``. 0 keeps all, 1 the likeliest. A traced one outside makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        logits: as in ``keep_top_k``; +inf is all that is kept.
+        p: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps all, 1 the
+            likeliest.
+        axis, where, axis_name: as in ``keep_top_k``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
@@ -183,13 +179,13 @@ def keep_min_p(
         Array([  2.,   1., -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
-    p = _option(rows, "p", p)
+    p = row_share(rows, "p", p)
     gaps = row_stats(lax.stop_gradient(rows.z), axis_name).gaps
-    return _kept(rows, gaps <= -jnp.log(p), ~jnp.isnan(p))
+    return kept(rows, gaps <= -jnp.log(p), ~jnp.isnan(p))
 
 
 @program("axis", "axis_name", n=Option(Range(0)))
-@on_explicit_mesh(logits="rows classes", n="rows", where="rows classes", result="rows classes")
+@on_explicit_mesh(**MAP, n="rows")
 def keep_top_n_sigma(
     logits: ArrayLike,
     n: ArrayLike,
@@ -206,10 +202,9 @@ def keep_top_n_sigma(
     Args:
         logits: floating-point array. -inf stays -inf and isn't part of sigma; +inf is all that is
             kept; NaN makes its row NaN.
-        n: at least 0, a number or one for each row, in the shape of ``logits`` without ``axis``. 0
-            keeps the likeliest, infinity all. A traced one below 0 makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        n: at least 0, a number or one for each row, as k of ``keep_top_k``; 0 keeps the likeliest,
+            infinity all.
+        axis, where, axis_name: as in ``keep_top_k``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
@@ -225,16 +220,14 @@ def keep_top_n_sigma(
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
     z = lax.stop_gradient(rows.z)
     n = lax.stop_gradient(checks.as_row_option("n", n, z.dtype, z.shape[:-1]))
-    shares, sigma = _shares_of_range(z, axis_name)
+    shares, sigma = shares_of_range(z, axis_name)
     # Infinity times a sigma of 0 would be no number.
     inside = (shares <= n * sigma) | (n == jnp.inf)
-    return _kept(rows, inside, ~jnp.isnan(n))
+    return kept(rows, inside, ~jnp.isnan(n))
 
 
 @program("axis", "axis_name", epsilon=Option(Range(0, 1)))
-@on_explicit_mesh(
-    logits="rows classes", epsilon="rows", where="rows classes", result="rows classes"
-)
+@on_explicit_mesh(**MAP, epsilon="rows")
 def keep_epsilon(
     logits: ArrayLike,
     epsilon: ArrayLike,
@@ -246,12 +239,9 @@ def keep_epsilon(
     """Keep the classes whose probability is at least epsilon, and the likeliest whatever it has.
 
     Args:
-        logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
-            them, or NaN, make their row NaN.
-        epsilon: in [0, 1], a number or one for each row, in the shape of ``logits``
-            without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        logits: as in ``keep_top_p``.
+        epsilon: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps all.
+        axis, where, axis_name: as in ``keep_top_k``.
 
     Returns:
         The shape and dtype of ``logits``, -inf where a class is removed.
@@ -265,15 +255,13 @@ def keep_epsilon(
         Array([  2.,   1., -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
-    epsilon = _option(rows, "epsilon", epsilon)
+    epsilon = row_share(rows, "epsilon", epsilon)
     log_probs = log_softmax_rows(lax.stop_gradient(rows.z), axis_name)
-    return _above(rows, log_probs, jnp.log(epsilon))
+    return kept_above(rows, log_probs, jnp.log(epsilon))
 
 
 @program("axis", "axis_name", epsilon=Option(Range(0, 1)))
-@on_explicit_mesh(
-    logits="rows classes", epsilon="rows", where="rows classes", result="rows classes"
-)
+@on_explicit_mesh(**MAP, epsilon="rows")
 def keep_eta(
     logits: ArrayLike,
     epsilon: ArrayLike,
@@ -287,16 +275,12 @@ def keep_eta(
     As ``keep_epsilon``, with a bar that falls where the row is undecided.
 
     Args:
-        logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
-            them, or NaN, make their row NaN.
-        epsilon: in [0, 1], a number or one for each row, in the shape of ``logits``
-            without ``axis``. 0 keeps all. A traced one outside makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        logits: as in ``keep_top_p``.
+        epsilon: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps all.
+        axis, where, axis_name: as in ``keep_top_k``.
 
     Returns:
-        The shape and dtype of ``logits``, -inf where a class is removed; the likeliest class always
-        stays.
+        The shape and dtype of ``logits``, -inf where a class is removed; the likeliest one stays.
 
     Accuracy: a class is kept rightly unless its probability is within 1e-5 of eta, relatively.
     Transforms: all, to any order, in the logits.
@@ -307,54 +291,9 @@ def keep_eta(
         Array([  2.,   1., -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
-    epsilon = _option(rows, "epsilon", epsilon)
+    epsilon = row_share(rows, "epsilon", epsilon)
     z = lax.stop_gradient(rows.z)
     probs, log_probs = (fn(z, axis_name) for fn in (softmax_rows, log_softmax_rows))
     negentropy = row_sum(jnp.where(probs == 0, 0.0, probs * log_probs), axis_name)
     log_epsilon = jnp.log(epsilon)
-    return _above(rows, log_probs, jnp.minimum(log_epsilon, 0.5 * log_epsilon + negentropy))
-
-
-def _shares_of_range(z: Array, axis_name: AxisName) -> tuple[Array, Array]:
-    """How far each class is below the largest, and the standard deviation ``[..., 1]`` of that.
-
-    Both as shares of the largest distance, whose square may be beyond the greatest number; of
-    halves, as may the distance. Where the largest is +inf, all others are infinitely far.
-    """
-    largest = row_max(z, axis_name)
-    at_max, is_there = z == largest, jnp.isfinite(z) & jnp.isfinite(largest)
-    gaps = jnp.where(at_max, 0.0, jnp.where(is_there, 0.5 * largest - 0.5 * z, jnp.inf))
-    farthest = row_max(jnp.where(is_there, gaps, 0.0), axis_name)
-    shares = gaps / jnp.where(farthest > 0, farthest, 1.0)
-    count = jnp.maximum(row_sum(is_there.astype(z.dtype), axis_name), 1.0)
-    mean = row_sum(jnp.where(is_there, shares, 0.0), axis_name) / count
-    squares = jnp.where(is_there, jnp.square(shares - mean), 0.0)
-    return shares, jnp.sqrt(row_sum(squares, axis_name) / count)
-
-
-def _option(rows: Rows, name: str, value: ArrayLike) -> Array:
-    """A share of 1, for each row or for all; NaN where it is none."""
-    shape = rows.logits.shape[:-1]
-    option = checks.as_row_option(name, value, rows.z.dtype, shape)
-    return lax.stop_gradient(option)
-
-
-def _within_mass(scores: Array, weights: Array, mass: Array, axis_name: AxisName) -> Array:
-    """The fewest classes of the largest scores that have ``mass``; all of them at 1."""
-    threshold = mass_threshold(scores, weights, 1.0 - mass, axis_name)
-    return (scores >= threshold) | (mass == 1.0)
-
-
-def _above(rows: Rows, log_probs: Array, bar: Array) -> Array:
-    is_largest = rows.z == row_max(rows.z, rows.axis_name)
-    known = ~jnp.isnan(bar + row_max(log_probs, rows.axis_name))
-    return _kept(rows, (log_probs >= bar) | is_largest, known)
-
-
-def _kept(rows: Rows, keep: Array, known: Array) -> Array:
-    """The logits that are kept; rows are NaN where a parameter or a logit is."""
-    checks.require_infinity("logits", rows.like)
-    z = rows.z
-    largest = row_max(z, rows.axis_name)  # NaN if one is
-    bad = (~known | jnp.isnan(largest)) & (largest != -jnp.inf)
-    return rows.restore(spoiled(jnp.where(keep | bad, z, -jnp.inf), bad), -jnp.inf)
+    return kept_above(rows, log_probs, jnp.minimum(log_epsilon, 0.5 * log_epsilon + negentropy))

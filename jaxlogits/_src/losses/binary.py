@@ -6,19 +6,14 @@ anything in [0, 1], as probabilities or as integers or booleans.
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, wide_dtype, widen
-from jaxlogits._src.base.exp_log import exp_bend
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.base.rules import checkpointed, derivatives, product, spread, times, weigh
-from jaxlogits._src.log_odds import sigmoid, softplus
+from jaxlogits._src.losses.bernoulli import binary_entropy, binary_kl, binary_nll
+from jaxlogits._src.losses.binary_focal import balanced, binary_focal
 
 
 @program(label_smoothing=Option(Range(0, below=1), off=(0,)))
@@ -59,7 +54,7 @@ def sigmoid_binary_cross_entropy(
         weight = widen(checks.as_real("pos_weight", pos_weight), x.dtype)
         weight = checks.check_values("pos_weight must be at least 0", weight, weight >= 0, "at")
         weight = checks.broadcast_to("pos_weight", weight, x.shape)
-    return _binary_nll(x, y, weight, smoothing)
+    return binary_nll(x, y, weight, smoothing)
 
 
 @program(alpha=Option(Range(0, 1)), gamma=Option(Range(0)))
@@ -95,10 +90,10 @@ def sigmoid_focal_loss(
         Array([0.1733], dtype=float32)
     """
     x, y = _logits_and_labels(logits, labels)
-    loss = _binary_focal(x, y, checks.as_option("gamma", gamma, x.dtype))
+    loss = binary_focal(x, y, checks.as_option("gamma", gamma, x.dtype))
     if alpha is None:
         return loss
-    return _balanced(loss, y, checks.as_option("alpha", alpha, x.dtype))
+    return balanced(loss, y, checks.as_option("alpha", alpha, x.dtype))
 
 
 @program()
@@ -122,7 +117,7 @@ def sigmoid_entropy(logits: ArrayLike) -> Array:
     """
     x = widen(checks.as_floating("logits", logits))
     checks.check_no_nan("logits", x)
-    return _binary_entropy(x)
+    return binary_entropy(x)
 
 
 @program()
@@ -153,7 +148,7 @@ def sigmoid_kl_divergence(logits_p: ArrayLike, logits_q: ArrayLike) -> Array:
     checks.check_no_nan("logits_p", a)
     checks.check_no_nan("logits_q", b)
     dtype = wide_dtype(a, b)
-    return _binary_kl(widen(a, dtype), widen(b, dtype))
+    return binary_kl(widen(a, dtype), widen(b, dtype))
 
 
 def _logits_and_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
@@ -166,239 +161,3 @@ def _logits_and_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Arr
     valid = (y >= 0) & (y <= 1)
     checks.check_values("labels must be in [0, 1]", y, valid, "at")
     return x, jnp.where(valid, y, jnp.nan)
-
-
-# Entropy and divergence.
-
-
-@jax.custom_jvp
-def _binary_entropy(x: Array) -> Array:
-    """softplus(-|x|) + |x| sigmoid(-|x|)."""
-    size = jnp.abs(x)
-    return softplus(-size) + product(size, sigmoid(-size))
-
-
-derivatives(_binary_entropy, lambda dx, _, x: -product(x, sigmoid(x), sigmoid(-x)) * dx)
-
-
-@jax.custom_jvp
-def _binary_kl(a: Array, b: Array) -> Array:
-    """softplus(b) - softplus(a) - sigmoid(a) (b - a).
-
-    With the deviations c of d = b - a from its mean under p it is log(1 + mean of phi(c)),
-    phi(c) = exp(c) - 1 - c, which has no term below 0; for distant ones the logarithms themselves.
-    """
-    p, rest, d = sigmoid(a), sigmoid(-a), jnp.where(a == b, 0.0, b - a)
-    is_close = jnp.abs(d) < 1.0
-    near = jnp.where(is_close, d, 0.0)
-    close = jnp.log1p(p * _phi(rest * near) + rest * _phi(-p * near))
-    # log p - log q of both answers: they differ by d, and the one of two sizes keeps its digits.
-    yes, no = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
-    of_yes, of_no = (jnp.isfinite(d) & is_larger for is_larger in (p > rest, p <= rest))
-    yes, no = jnp.where(of_no, no - d, yes), jnp.where(of_yes, yes + d, no)
-    yes, no = jnp.where(p == 0, 0.0, yes), jnp.where(rest == 0, 0.0, no)
-    return jnp.where(is_close, close, jnp.maximum(product(p, yes) + product(rest, no), 0.0))
-
-
-def _phi(c: Array) -> Array:
-    """exp(c) - 1 - c for |c| < 1."""
-    return c * c * exp_bend(c)
-
-
-@jax.custom_jvp
-def _difference(a: Array, b: Array) -> Array:
-    """sigmoid(b) - sigmoid(a), which doesn't cancel."""
-    d = jnp.where(a == b, 0.0, b - a)
-    shared = jnp.where(d > 0, sigmoid(b) * sigmoid(-a), sigmoid(a) * sigmoid(-b))
-    return shared * jnp.copysign(jnp.expm1(-jnp.abs(d)), d)
-
-
-def _slope(x: Array) -> Array:
-    return sigmoid(x) * sigmoid(-x)
-
-
-derivatives(
-    _binary_kl,
-    lambda da, _, a, b: product(jnp.where(a == b, 0.0, a - b), _slope(a)) * da,
-    lambda db, _, a, b: _difference(a, b) * db,
-)
-derivatives(_difference, lambda da, _, a, __: -_slope(a) * da, lambda db, _, __, b: _slope(b) * db)
-
-
-# Cross entropy.
-
-
-@jax.custom_jvp
-def _cost(x: Array, weight: Array) -> Array:
-    """softplus(x), what a label of the other side costs; 0 where that is inf and weighs 0."""
-    cost = softplus(x)
-    return jnp.where((weight == 0) & jnp.isinf(cost), 0.0, cost)
-
-
-derivatives(_cost, lambda dx, _, x, __: sigmoid(x) * dx, None)
-
-
-@jax.custom_jvp
-def _binary_nll(x: Array, y: Array, weight: Array | None, smoothing: Array | None) -> Array:
-    """weight t softplus(-x) + (1 - t) softplus(x), t the smoothed label."""
-    t = _smoothed(y, smoothing)
-    positive = t if weight is None else weight * t
-    return positive * _cost(-x, positive) + (1.0 - t) * _cost(x, 1.0 - t)
-
-
-def _smoothed(y: Array, smoothing: Array | None) -> Array:
-    return y if smoothing is None else y + smoothing * (0.5 - y)
-
-
-def _nll_by_logit(
-    dx: Array, _: Array, x: Array, y: Array, weight: Array | None, smoothing: Array | None
-) -> Array:
-    t = _smoothed(y, smoothing)
-    positive = t if weight is None else weight * t
-    return ((1.0 - t) * sigmoid(x) - positive * sigmoid(-x)) * dx
-
-
-def _nll_by_label(x: Array, y: Array, weight: Array | None, smoothing: Array | None) -> Array:
-    """The loss's derivative in the smoothed label."""
-    t = _smoothed(y, smoothing)
-    if weight is None:
-        return _cost(-x, t) - _cost(x, 1.0 - t)
-    return weigh(weight, _cost(-x, weight * t)) - _cost(x, 1.0 - t)
-
-
-def _nll_by_weight(
-    dweight: Array, _: Array, x: Array, y: Array, weight: Array, smoothing: Array | None
-) -> Array:
-    t = _smoothed(y, smoothing)
-    return times(weigh(t, _cost(-x, weight * t)), dweight)
-
-
-derivatives(
-    _binary_nll,
-    _nll_by_logit,
-    lambda dy, _, *args: times(
-        _nll_by_label(*args) if args[3] is None else weigh(1.0 - args[3], _nll_by_label(*args)), dy
-    ),
-    _nll_by_weight,
-    lambda dsmoothing, _, *args: times(weigh(0.5 - args[1], _nll_by_label(*args)), dsmoothing),
-)
-
-
-# Focal loss: first what weighs it.
-
-
-@jax.custom_jvp
-def _balanced(loss: Array, y: Array, alpha: Array) -> Array:
-    """The loss times alpha y + (1 - alpha) (1 - y); what weighs 0 may be infinite."""
-    return product(_balance(y, alpha), loss)
-
-
-def _balance(y: Array, alpha: Array) -> Array:
-    return alpha * y + (1.0 - alpha) * (1.0 - y)
-
-
-derivatives(
-    _balanced,
-    lambda dloss, _, __, y, alpha: times(_balance(y, alpha), dloss),
-    lambda dy, _, loss, __, alpha: times(weigh(2.0 * alpha - 1.0, loss), dy),
-    lambda dalpha, _, loss, y, __: times(weigh(2.0 * y - 1.0, loss), dalpha),
-)
-
-
-# Let N be the cross entropy, N' and N'' its derivatives in x, and u = 1 - p_t the probability that
-# isn't given to the label. The loss and all of its derivatives are sums of terms
-# N**i N'**j N''**k log(u)**l u**e. Where u is small, so are N, N' and N'', and their ratios to u
-# are known: no order divides by a number that may have underflowed.
-
-
-class _Powers(NamedTuple):
-    """How often a factor is in a term."""
-
-    nll: int = 0  # of N, N' and N''
-    slope: int = 0
-    curve: int = 0
-    log: int = 0  # of u
-    all: int = 0  # of u beyond gamma, N, N' and N'' together
-
-    @property
-    def of_u(self) -> int:
-        return self.all - self.nll - self.slope - self.curve
-
-
-@checkpointed
-def _binary_focal(x: Array, y: Array, gamma: Array) -> Array:
-    """Cross entropy times u**gamma."""
-    return _term(x, y, gamma, _Powers(nll=1, all=1))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _term(x: Array, y: Array, gamma: Array, n: _Powers) -> Array:
-    """N**n.nll N'**n.slope N''**n.curve log(u)**n.log u**(gamma + n.of_u)."""
-    p, q = sigmoid(x), sigmoid(-x)
-    u = y * q + (1.0 - y) * p
-    log_u = _log_missed(x, y, u)
-    total = gamma + min(n.all, 0)
-    # Where u underflows, its logarithm doesn't.
-    small = jnp.where(total == 0, 1.0, jnp.exp(total * log_u))
-    power = jnp.where(u == 0, small, jnp.power(u, total))
-    nll, slope, curve = _binary_nll(x, y, None, None), (1.0 - y) * p - y * q, p * q
-    soft, safe = (y > 0) & (y < 1), jnp.where(u == 0, 1.0, u)
-    relative = (
-        jnp.where(u == 0, 1.0, nll / safe),
-        jnp.where(soft, slope / safe, 1.0 - 2.0 * y),
-        jnp.where(soft, curve / safe, (1.0 - y) * q + y * p),
-    )
-    factors = [
-        number if position < n.all else ratio
-        for position, (number, ratio) in enumerate(
-            [(nll, relative[0])] * n.nll
-            + [(slope, relative[1])] * n.slope
-            + [(curve, relative[2])] * n.curve
-        )
-    ]
-    return product(power, *factors, *[log_u] * n.log)
-
-
-def _log_missed(x: Array, y: Array, u: Array) -> Array:
-    """log(u), to its last digits where u is close to 0 or to 1."""
-    hard = -softplus(jnp.where(y == 1, x, -x))
-    given = y * sigmoid(x) + (1.0 - y) * sigmoid(-x)
-    soft = jnp.where(u < 0.5, jnp.log(u), jnp.log1p(-given))
-    return jnp.where((y == 0) | (y == 1), hard, soft)
-
-
-def _term_by_logit(dx: Array, value: Array, x: Array, y: Array, gamma: Array, n: _Powers) -> Array:
-    more = n._replace(curve=n.curve + 1)
-    sign = 1.0 - 2.0 * y  # u' is sign * N''
-    slopes = [weigh(sign, weigh(gamma + n.of_u, _term(x, y, gamma, more)))]
-    if n.log:
-        slopes.append(weigh(n.log * sign, _term(x, y, gamma, more._replace(log=n.log - 1))))
-    if n.nll:
-        slopes.append(_term(x, y, gamma, n._replace(nll=0, slope=1)))
-    if n.slope:
-        slopes.append(_term(x, y, gamma, more._replace(slope=0)))
-    if n.curve:
-        slopes.append(weigh(n.curve * (sigmoid(-x) - sigmoid(x)), value))
-    return spread(dx, *slopes)
-
-
-def _term_by_label(dy: Array, _: Array, x: Array, y: Array, gamma: Array, n: _Powers) -> Array:
-    less = n._replace(all=n.all - 1)
-    rise = sigmoid(-x) - sigmoid(x)  # of u
-    slopes = [weigh(rise, weigh(gamma + n.of_u, _term(x, y, gamma, less)))]
-    if n.log:
-        slopes.append(weigh(n.log * rise, _term(x, y, gamma, less._replace(log=n.log - 1))))
-    if n.nll:
-        slopes.append(
-            weigh(_term(x, y, gamma, less._replace(nll=0)), _nll_by_label(x, y, None, None))
-        )
-    if n.slope:
-        slopes.append(-_term(x, y, gamma, less._replace(slope=0)))
-    return spread(dy, *slopes)
-
-
-def _term_by_gamma(dgamma: Array, _: Array, x: Array, y: Array, gamma: Array, n: _Powers) -> Array:
-    return times(_term(x, y, gamma, n._replace(log=n.log + 1)), dgamma)
-
-
-derivatives(_term, _term_by_logit, _term_by_label, _term_by_gamma)

@@ -24,6 +24,8 @@ from jaxlogits._src.rows.rows import Rows, reduced, rows_of
 from jaxlogits._src.rows.softmax import log_softmax_rows, softmax_complement_rows
 from jaxlogits._src.rows.targets import label_rows, one_hot_rows, target_rows
 
+FORMS = {"logits": "rows classes", "where": "rows classes | rows", "result": "rows"}
+
 
 @program(
     "axis",
@@ -31,14 +33,7 @@ from jaxlogits._src.rows.targets import label_rows, one_hot_rows, target_rows
     label_smoothing=Option(Range(0, below=1), off=(0,)),
     z_loss=Option(Range(0), off=(0,)),
 )
-@on_explicit_mesh(
-    logits="rows classes",
-    labels="rows classes",
-    where="rows classes | rows",
-    label_smoothing="rows",
-    class_weights="classes",
-    result="rows",
-)
+@on_explicit_mesh(**FORMS, labels="rows classes", label_smoothing="rows", class_weights="classes")
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -88,14 +83,7 @@ def softmax_cross_entropy(
     label_smoothing=Option(Range(0, below=1), off=(0,)),
     z_loss=Option(Range(0), off=(0,)),
 )
-@on_explicit_mesh(
-    logits="rows classes",
-    labels="rows",
-    where="rows classes | rows",
-    label_smoothing="rows",
-    class_weights="classes",
-    result="rows",
-)
+@on_explicit_mesh(**FORMS, labels="rows", label_smoothing="rows", class_weights="classes")
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -153,14 +141,7 @@ def softmax_cross_entropy_with_integer_labels(
     label_smoothing=Option(Range(0, below=1), off=(0,)),
     gamma=Option(Range(0)),
 )
-@on_explicit_mesh(
-    logits="rows classes",
-    labels="rows",
-    where="rows classes | rows",
-    label_smoothing="rows",
-    class_weights="classes",
-    result="rows",
-)
+@on_explicit_mesh(**FORMS, labels="rows", label_smoothing="rows", class_weights="classes")
 def softmax_focal_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -215,9 +196,7 @@ def softmax_focal_loss_with_integer_labels(
 
 
 @program("axis", "axis_name", epsilon=Option(Range(-1)))
-@on_explicit_mesh(
-    logits="rows classes", labels="rows classes", where="rows classes | rows", result="rows"
-)
+@on_explicit_mesh(**FORMS, labels="rows classes")
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,

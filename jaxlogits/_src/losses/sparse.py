@@ -14,7 +14,8 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_any
-from jaxlogits._src.rows.entmax import entmax_loss_rows, entmax_rows
+from jaxlogits._src.rows.entmax import entmax_rows
+from jaxlogits._src.rows.entmax_loss import entmax_loss_rows
 from jaxlogits._src.rows.rows import Rows, reduced, rows_of
 from jaxlogits._src.rows.softmax import softmax_rows
 from jaxlogits._src.rows.targets import one_hot_rows, target_rows

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.special import gammaln
 
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.exp_log import exp_bend
+from jaxlogits._src.regression.design import Counts
 
 
 def divergence(log_odds: Array, yes: Array, no: Array) -> Array:
@@ -70,3 +72,21 @@ def _stirling_error(n: Array) -> Array:
     for c in coefficients[-2::-1]:
         series = series * square + c
     return jnp.where(n < enough, exact, (1 / 12 + series * square) / many)
+
+
+def log_likelihood(counts: Counts, losses: Array) -> Array:
+    """The log likelihood of counts, in any order, from the losses of their shares."""
+    at_best = jnp.sum(counts.weights * likeliest(counts.yes, counts.trials))
+    ways = jnp.sum(counts.weights * _log_ways(counts))
+    return with_derivative_of(at_best - losses[1], ways - losses[0])
+
+
+def with_derivative_of(value: Array, number: Array) -> Array:
+    """The value, with the derivatives of a number that is the same but for rounding."""
+    return lax.stop_gradient(value) + (number - lax.stop_gradient(number))
+
+
+def _log_ways(counts: Counts) -> Array:
+    """The log of the ways in which counts can come about, for its derivatives."""
+    yes, n = counts.yes, counts.trials
+    return gammaln(n + 1) - gammaln(yes + 1) - gammaln(n - yes + 1)

@@ -7,15 +7,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.special import gammaln
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.regression.coordinates import power_of_two
-from jaxlogits._src.regression.counts import likeliest
-from jaxlogits._src.regression.design import Counts, Design, class_design, yes_no_design
+from jaxlogits._src.regression.counts import log_likelihood, with_derivative_of
+from jaxlogits._src.regression.design import Design, class_design, yes_no_design
 from jaxlogits._src.regression.likelihood import (
     RowTerms,
     class_terms,
@@ -23,14 +22,14 @@ from jaxlogits._src.regression.likelihood import (
     prepared,
     yes_no_terms,
 )
-from jaxlogits._src.regression.newton import product, solve
-from jaxlogits._src.regression.null import constant_of, firth_null, null_losses
+from jaxlogits._src.regression.newton import product
+from jaxlogits._src.regression.null import constant_of, null_model
 from jaxlogits._src.regression.problem import (
     Problem,
     as_l2,
     evaluate,
     find_minimum,
-    half_log_det,
+    inverse_hessian,
     lengths,
 )
 
@@ -130,7 +129,7 @@ def fit_logistic(
     found = _fit(yes_no_terms, design, l2, metric, firth, max_steps, tolerance)
     loss, least = found.losses[0], jnp.sum(design.rows.weights * _entropy(design.rows.labels))
     # Both are accurate as they are computed, and differentiate as what they mean.
-    deviance = _with_derivative_of(2 * found.losses[1], 2 * (loss - least))
+    deviance = with_derivative_of(2 * found.losses[1], 2 * (loss - least))
     fit = found.fit._replace(
         coefficients=found.fit.coefficients[:, 0],
         covariance=found.fit.covariance[:, 0, :, 0],
@@ -140,22 +139,10 @@ def fit_logistic(
         return fit
     at_fit, at_null = found.priors
     return fit._replace(
-        log_likelihood=_of_counts(counts, found.losses) + at_fit,
-        null_log_likelihood=_of_counts(counts, found.null_losses) + at_null,
+        log_likelihood=log_likelihood(counts, found.losses) + at_fit,
+        null_log_likelihood=log_likelihood(counts, found.null_losses) + at_null,
         total_weight=jnp.sum(counts.weights),
     )
-
-
-def _of_counts(counts: Counts, losses: Array) -> Array:
-    """The log likelihood of counts, in any order, from the losses of their shares."""
-    at_best = jnp.sum(counts.weights * likeliest(counts.yes, counts.trials))
-    ways = jnp.sum(counts.weights * _log_ways(counts))
-    return _with_derivative_of(at_best - losses[1], ways - losses[0])
-
-
-def _with_derivative_of(value: Array, number: Array) -> Array:
-    """The value, with the derivatives of a number that is the same but for rounding."""
-    return lax.stop_gradient(value) + (number - lax.stop_gradient(number))
 
 
 def _entropy(shares: Array) -> Array:
@@ -168,12 +155,6 @@ def _entropy(shares: Array) -> Array:
     steep = float(jnp.finfo(p.dtype).max) ** 0.75
     edge = jnp.where(inside, 0, steep * (shares - lax.stop_gradient(shares)))
     return jnp.sum(edge - p * jnp.log(p), axis=1)
-
-
-def _log_ways(counts: Counts) -> Array:
-    """The log of the ways in which counts can come about, for its derivatives."""
-    yes, n = counts.yes, counts.trials
-    return gammaln(n + 1) - gammaln(yes + 1) - gammaln(n - yes + 1)
 
 
 @checks.whole("num_classes")
@@ -275,14 +256,14 @@ def _fit(
     rule = "features must be finite, and no column a combination of others"
     checks.check_values(rule, total, jnp.isfinite(total))
     losses, _, hessian = evaluate(row_terms, problem, minimum.point)
-    covariance, singular = _inverse(problem, hessian)
+    covariance, singular = inverse_hessian(problem, hessian)
     # Far out along a separating direction both gradient and Hessian fall like exp(-log-odds), and
     # the step between them stays a change of 1 in the log-odds, until the Hessian is singular.
     moved = num_moved(design, minimum.last.reshape(num_outputs, num_features)) > 0
     free = minimum.converged & (minimum.last @ product(hessian, minimum.last) <= length.coarse**2)
     separated = moved & (singular | free) & (not firth)
     constant, has_intercept = constant_of(design)
-    without, priors = _null(row_terms, problem, minimum.point, constant, unit)
+    without, priors = null_model(row_terms, problem, minimum.point, constant, unit)
     fit = LogisticFit(
         coefficients=product(problem.matrix, minimum.point.reshape(num_outputs, num_features).T),
         covariance=jnp.where(separated, jnp.nan, covariance / unit),
@@ -298,29 +279,3 @@ def _fit(
         separated=separated,
     )
     return _Found(fit, unit * losses, unit * without, priors)
-
-
-def _inverse(problem: Problem, hessian: Array) -> tuple[Array, Array]:
-    """The inverse Hessian [P, J, P, J] of the coefficients, and whether there is none."""
-    num_outputs, matrix = len(problem.metric), problem.matrix
-    inverse = solve(hessian, jnp.eye(len(hessian), dtype=hessian.dtype))
-    singular = jnp.any(jnp.isnan(inverse)) & jnp.all(jnp.isfinite(hessian))
-    by_class = inverse.reshape(num_outputs, len(matrix), num_outputs, len(matrix))
-    half = jnp.tensordot(matrix, by_class, (1, 1), precision=lax.Precision.HIGHEST)
-    full = jnp.tensordot(half, matrix, (3, 1), precision=lax.Precision.HIGHEST)
-    return full.transpose(0, 1, 3, 2), singular
-
-
-def _null(
-    row_terms: RowTerms, problem: Problem, point: Array, constant: Array, unit: Array
-) -> tuple[Array, tuple[ArrayLike, ArrayLike]]:
-    """The null model's losses, and Firth's prior at the point that was found and at that model."""
-    if problem.firth is None:
-        return null_losses(row_terms, problem.design, len(problem.metric)), (0.0, 0.0)
-    null = firth_null(row_terms, problem, constant)
-    # The determinant is that in the units of features and weights.
-    of_units = len(point) * jnp.log(unit) / 2
-    of_units -= len(problem.metric) * jnp.sum(jnp.log(problem.design.coordinates.scale))
-    densities = (half_log_det(row_terms, problem, b) + of_units for b in (point, null))
-    at_point, at_null = densities
-    return evaluate(row_terms, problem, null)[0], (at_point, at_null)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.regression.design import Design, Rows
 from jaxlogits._src.regression.likelihood import RowTerms, Terms, likelihood, sum_rows
 from jaxlogits._src.regression.newton import minimize, product, solve
@@ -17,6 +17,7 @@ from jaxlogits._src.regression.problem import (
     evaluate,
     evaluate_all,
     find_minimum,
+    half_log_det,
     lengths,
 )
 
@@ -109,3 +110,18 @@ def firth_null(row_terms: RowTerms, problem: Problem, constant: Array) -> Array:
         exact=functools.partial(along, evaluate_all),
     )
     return kernel(constant, found.point)
+
+
+def null_model(
+    row_terms: RowTerms, problem: Problem, point: Array, constant: Array, unit: Array
+) -> tuple[Array, tuple[ArrayLike, ArrayLike]]:
+    """The null model's losses, and Firth's prior at the point that was found and at that model."""
+    if problem.firth is None:
+        return null_losses(row_terms, problem.design, len(problem.metric)), (0.0, 0.0)
+    null = firth_null(row_terms, problem, constant)
+    # The determinant is that in the units of features and weights.
+    of_units = len(point) * jnp.log(unit) / 2
+    of_units -= len(problem.metric) * jnp.sum(jnp.log(problem.design.coordinates.scale))
+    densities = (half_log_det(row_terms, problem, b) + of_units for b in (point, null))
+    at_point, at_null = densities
+    return evaluate(row_terms, problem, null)[0], (at_point, at_null)

@@ -137,3 +137,14 @@ def as_l2(value: ArrayLike, features: Array) -> Array | None:
     checks.check_values("l2 must be at least 0", array, array >= 0, "for feature")
     array = jnp.where(array >= 0, array, jnp.nan)
     return checks.broadcast_to("l2", array, features.shape[1:])
+
+
+def inverse_hessian(problem: Problem, hessian: Array) -> tuple[Array, Array]:
+    """The inverse Hessian [P, J, P, J] of the coefficients, and whether there is none."""
+    num_outputs, matrix = len(problem.metric), problem.matrix
+    inverse = solve(hessian, jnp.eye(len(hessian), dtype=hessian.dtype))
+    singular = jnp.any(jnp.isnan(inverse)) & jnp.all(jnp.isfinite(hessian))
+    by_class = inverse.reshape(num_outputs, len(matrix), num_outputs, len(matrix))
+    half = jnp.tensordot(matrix, by_class, (1, 1), precision=lax.Precision.HIGHEST)
+    full = jnp.tensordot(half, matrix, (3, 1), precision=lax.Precision.HIGHEST)
+    return full.transpose(0, 1, 3, 2), singular

@@ -54,3 +54,26 @@ def _last_that(holds: Callable[[Array], Array], scores: Array, axis_name: AxisNa
 
     low, _ = lax.fori_loop(0, jnp.iinfo(low.dtype).bits, halve, (low, high))
     return from_ordered_bits(low, scores.dtype)
+
+
+def shares_of_range(z: Array, axis_name: AxisName) -> tuple[Array, Array]:
+    """How far each class is below the largest, and the standard deviation ``[..., 1]`` of that.
+
+    Both as shares of the largest distance, whose square may be beyond the greatest number; of
+    halves, as may the distance. Where the largest is +inf, all others are infinitely far.
+    """
+    largest = row_max(z, axis_name)
+    at_max, is_there = z == largest, jnp.isfinite(z) & jnp.isfinite(largest)
+    gaps = jnp.where(at_max, 0.0, jnp.where(is_there, 0.5 * largest - 0.5 * z, jnp.inf))
+    farthest = row_max(jnp.where(is_there, gaps, 0.0), axis_name)
+    shares = gaps / jnp.where(farthest > 0, farthest, 1.0)
+    count = jnp.maximum(row_sum(is_there.astype(z.dtype), axis_name), 1.0)
+    mean = row_sum(jnp.where(is_there, shares, 0.0), axis_name) / count
+    squares = jnp.where(is_there, jnp.square(shares - mean), 0.0)
+    return shares, jnp.sqrt(row_sum(squares, axis_name) / count)
+
+
+def within_mass(scores: Array, weights: Array, mass: Array, axis_name: AxisName) -> Array:
+    """The fewest classes of the largest scores that have ``mass``; all of them at 1."""
+    threshold = mass_threshold(scores, weights, 1.0 - mass, axis_name)
+    return (scores >= threshold) | (mass == 1.0)

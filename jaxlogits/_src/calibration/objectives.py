@@ -1,0 +1,115 @@
+"""What the fits minimise: losses of labelled rows, with their gradients and Hessians."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlogits._src.base import checks
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
+from jaxlogits._src.calibration.labelled import labelled_rows
+from jaxlogits._src.regression.coordinates import power_of_two
+from jaxlogits._src.regression.newton import Evaluate, Minimum, minimize
+from jaxlogits._src.rows.nll import nll
+from jaxlogits._src.rows.softmax import (
+    label_mask,
+    logsumexp_rows,
+    softmax_complement_rows,
+    softmax_rows,
+)
+
+
+def fittable_rows(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> tuple[Array, Array, Array, Array]:
+    """Rows, labels, weights in a unit that is about the largest of them, and that unit.
+
+    A row whose loss is infinite or NaN has weight NaN.
+    """
+    z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
+    # A mask that was written as a number is meant to be -inf.
+    mask = max(-5e8, float(jnp.finfo(jnp.asarray(logits).dtype).min) / 2)
+    masked = (z <= mask) & (z <= -1e3 * jnp.abs(jnp.max(z, axis=-1, keepdims=True)))
+    z = jnp.where(masked, -jnp.inf, z)
+    impossible = jnp.any(label_mask(z.shape, indices, None) & (z == -jnp.inf), axis=-1)
+    bad = impossible | ~jnp.all(z < jnp.inf, axis=-1)
+    worst = jnp.where(impossible, -jnp.inf, jnp.max(z, axis=-1))
+    rule = "logits must be above -inf for the label and below inf"
+    checks.check_values(rule, worst, ~bad | (weight == 0))
+    z = jnp.where((bad & (weight == 0))[:, None], 0.0, z)
+    unit = lax.stop_gradient(power_of_two(jnp.max(weight, initial=0.0)))
+    return z, indices, jnp.where(bad & (weight != 0), jnp.nan, weight / unit), unit
+
+
+def spread(gaps: Array, hit: Array, weight: Array) -> Array:
+    """How far the likeliest of the other classes is from the label's, on average; above 0.
+
+    A class that is far out counts as little here as it does in the loss.
+    """
+    other = jnp.max(jnp.where(hit, -jnp.inf, gaps), axis=-1)
+    distance = jnp.where(jnp.isfinite(other), jnp.abs(other), 0.0)
+    spread = lax.stop_gradient(jnp.sum(weight * distance) / jnp.sum(weight))
+    return jnp.where(spread > 0, spread, 1.0)
+
+
+def minimize_loss(evaluate: Evaluate, start: Array, args: Any) -> Minimum:
+    """The minimum of one of these losses."""
+    # The last step leaves the square of the tolerance, in standard errors: 6e-6 in float32. Where
+    # there is a minimum, that takes about 5 steps. Where there is none, each step divides the loss
+    # by e until it's below that square, which 100 steps suffice for.
+    tolerance = float(jnp.finfo(start.dtype).eps) ** 0.375
+    return minimize(evaluate, start, args, max_steps=100, tolerance=tolerance)
+
+
+def by_inverse_temperature(args: tuple[Array, Array], point: Array) -> tuple[Array, Array, Array]:
+    """The loss as a function of 1 / T, from the gaps of the logits to the label's."""
+    gaps, weights = args
+    z = scaled(gaps, point, jnp.zeros_like(point))
+    known = jnp.where(gaps == -jnp.inf, 0.0, gaps)
+    p = softmax_rows(z, None)
+    mean = jnp.sum(p * known, axis=-1)
+    variance = jnp.sum(p * jnp.square(known - mean[:, None]), axis=-1)
+    losses = logsumexp_rows(z, None)  # as the label's gap is 0
+    value, gradient, hessian = (jnp.sum(weights * each) for each in (losses, mean, variance))
+    return value, gradient[None], hessian[None, None]
+
+
+def by_scale_and_bias(
+    args: tuple[Array, Array, Array, Array], point: Array
+) -> tuple[Array, Array, Array]:
+    """The loss of logits with a line for each class."""
+    z, labels, weights, l2 = args
+    num_classes = z.shape[-1]
+    scale, bias = jnp.split(point, 2)
+    features = jnp.stack([jnp.where(z == -jnp.inf, 0.0, z), jnp.ones_like(z)])
+    z = scaled(z, scale, bias)
+    p, missed = softmax_rows(z, None), softmax_complement_rows(z, None)
+    pull = jnp.concatenate([scale - 1, bias])
+    # Adding a number to all biases changes nothing; this term makes it 0.
+    gauge = jnp.sum(weights) / num_classes**2
+    value = jnp.sum(weights * nll(z, labels, None))
+    value += 0.5 * (l2 * jnp.sum(jnp.square(pull)) + gauge * jnp.square(jnp.sum(bias)))
+    residual = weights[:, None] * jnp.where(label_mask(z.shape, labels, None), -missed, p)
+    gradient = jnp.sum(residual[None] * features, axis=1)
+    gradient = gradient.at[1].add(gauge * jnp.sum(bias)).reshape(-1) + l2 * pull
+    mean = features * p[None]
+    weighted = mean * weights[None, :, None]
+    squares = jnp.einsum("ank,bnk->abk", weighted, features, precision="highest")
+    products = jnp.einsum("ank,bnl->akbl", weighted, mean, precision="highest")
+    eye = jnp.eye(num_classes, dtype=z.dtype)
+    hessian = jnp.einsum("abk,kl->akbl", squares, eye) - products
+    hessian = hessian.at[1, :, 1, :].add(gauge).reshape(len(point), len(point))
+    return value, gradient, hessian + l2 * jnp.eye(len(point), dtype=z.dtype)
+
+
+def scaled(z: Array, scale: Array, bias: Array) -> Array:
+    """scale * z + bias, with -inf as it was."""
+    impossible = z == -jnp.inf
+    finite = scale[None, :] * jnp.where(impossible, 0.0, z) + bias[None, :]
+    return jnp.where(impossible, z, finite)

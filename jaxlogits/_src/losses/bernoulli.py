@@ -1,0 +1,124 @@
+"""Bernoulli distributions by their log-odds: entropy, divergence and negative log likelihood."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.exp_log import exp_bend
+from jaxlogits._src.base.rules import derivatives, product, times, weigh
+from jaxlogits._src.log_odds import sigmoid, softplus
+
+
+@jax.custom_jvp
+def binary_entropy(x: Array) -> Array:
+    """softplus(-|x|) + |x| sigmoid(-|x|)."""
+    size = jnp.abs(x)
+    return softplus(-size) + product(size, sigmoid(-size))
+
+
+derivatives(binary_entropy, lambda dx, _, x: -product(x, sigmoid(x), sigmoid(-x)) * dx)
+
+
+@jax.custom_jvp
+def binary_kl(a: Array, b: Array) -> Array:
+    """softplus(b) - softplus(a) - sigmoid(a) (b - a).
+
+    With the deviations c of d = b - a from its mean under p it is log(1 + mean of phi(c)),
+    phi(c) = exp(c) - 1 - c, which has no term below 0; for distant ones the logarithms themselves.
+    """
+    p, rest, d = sigmoid(a), sigmoid(-a), jnp.where(a == b, 0.0, b - a)
+    is_close = jnp.abs(d) < 1.0
+    near = jnp.where(is_close, d, 0.0)
+    close = jnp.log1p(p * _phi(rest * near) + rest * _phi(-p * near))
+    # log p - log q of both answers: they differ by d, and the one of two sizes keeps its digits.
+    yes, no = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
+    of_yes, of_no = (jnp.isfinite(d) & is_larger for is_larger in (p > rest, p <= rest))
+    yes, no = jnp.where(of_no, no - d, yes), jnp.where(of_yes, yes + d, no)
+    yes, no = jnp.where(p == 0, 0.0, yes), jnp.where(rest == 0, 0.0, no)
+    return jnp.where(is_close, close, jnp.maximum(product(p, yes) + product(rest, no), 0.0))
+
+
+def _phi(c: Array) -> Array:
+    """exp(c) - 1 - c for |c| < 1."""
+    return c * c * exp_bend(c)
+
+
+@jax.custom_jvp
+def _difference(a: Array, b: Array) -> Array:
+    """sigmoid(b) - sigmoid(a), which doesn't cancel."""
+    d = jnp.where(a == b, 0.0, b - a)
+    shared = jnp.where(d > 0, sigmoid(b) * sigmoid(-a), sigmoid(a) * sigmoid(-b))
+    return shared * jnp.copysign(jnp.expm1(-jnp.abs(d)), d)
+
+
+def _slope(x: Array) -> Array:
+    return sigmoid(x) * sigmoid(-x)
+
+
+derivatives(
+    binary_kl,
+    lambda da, _, a, b: product(jnp.where(a == b, 0.0, a - b), _slope(a)) * da,
+    lambda db, _, a, b: _difference(a, b) * db,
+)
+
+
+derivatives(_difference, lambda da, _, a, __: -_slope(a) * da, lambda db, _, __, b: _slope(b) * db)
+
+
+@jax.custom_jvp
+def _cost(x: Array, weight: Array) -> Array:
+    """softplus(x), what a label of the other side costs; 0 where that is inf and weighs 0."""
+    cost = softplus(x)
+    return jnp.where((weight == 0) & jnp.isinf(cost), 0.0, cost)
+
+
+derivatives(_cost, lambda dx, _, x, __: sigmoid(x) * dx, None)
+
+
+@jax.custom_jvp
+def binary_nll(x: Array, y: Array, weight: Array | None, smoothing: Array | None) -> Array:
+    """weight t softplus(-x) + (1 - t) softplus(x), t the smoothed label."""
+    t = _smoothed(y, smoothing)
+    positive = t if weight is None else weight * t
+    return positive * _cost(-x, positive) + (1.0 - t) * _cost(x, 1.0 - t)
+
+
+def _smoothed(y: Array, smoothing: Array | None) -> Array:
+    return y if smoothing is None else y + smoothing * (0.5 - y)
+
+
+def _nll_by_logit(
+    dx: Array, _: Array, x: Array, y: Array, weight: Array | None, smoothing: Array | None
+) -> Array:
+    t = _smoothed(y, smoothing)
+    positive = t if weight is None else weight * t
+    return ((1.0 - t) * sigmoid(x) - positive * sigmoid(-x)) * dx
+
+
+def nll_by_label(x: Array, y: Array, weight: Array | None, smoothing: Array | None) -> Array:
+    """The loss's derivative in the smoothed label."""
+    t = _smoothed(y, smoothing)
+    if weight is None:
+        return _cost(-x, t) - _cost(x, 1.0 - t)
+    return weigh(weight, _cost(-x, weight * t)) - _cost(x, 1.0 - t)
+
+
+def _nll_by_weight(
+    dweight: Array, _: Array, x: Array, y: Array, weight: Array, smoothing: Array | None
+) -> Array:
+    t = _smoothed(y, smoothing)
+    return times(weigh(t, _cost(-x, weight * t)), dweight)
+
+
+derivatives(
+    binary_nll,
+    _nll_by_logit,
+    lambda dy, _, *args: times(
+        nll_by_label(*args) if args[3] is None else weigh(1.0 - args[3], nll_by_label(*args)),
+        dy,
+    ),
+    _nll_by_weight,
+    lambda dsmoothing, _, *args: times(weigh(0.5 - args[1], nll_by_label(*args)), dsmoothing),
+)
