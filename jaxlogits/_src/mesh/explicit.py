@@ -204,7 +204,7 @@ def split_layer(arguments: Arguments) -> Layout | None:
     per_class = [x for x in _named(arguments, "kernel", "bias", "class_") if x.ndim > 0]
     free = (_less(_names(x)[-1], rows) for x in per_class if _names(x))
     classes = next((names for names in free if names), None)
-    for array in _named(arguments, "labels", "where", "weights"):
+    for array in _named(arguments, "label", "where", "weights", "temperature"):
         if jnp.ndim(array) == len(shape):
             _settle(rows, range(len(shape)), array, shape, taken=[classes])
     over = tuple(name for names in rows for name in axis_names(names))
