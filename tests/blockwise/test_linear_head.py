@@ -161,6 +161,55 @@ def test_any_number_of_classes_and_rows_in_a_block(
     assert_same(ours, lambda *args: plain(*args).mean(), data(num_classes=num_classes))
 
 
+def of_each_head(hidden, kernel, labels, temperature, **how):
+    """What each head gives to rows of their own temperatures, [..., 8] in all."""
+    options = {"temperature": temperature, "soft_cap": 3.0, "block_size": 4, **how}
+    kept = jnp.stack([labels, (labels + 1) % CLASSES, (labels + 3) % CLASSES], axis=-1)
+    none = {"reduction": "none", **options}
+    each = [
+        jl.linear_softmax_cross_entropy(hidden, kernel, labels, **none),
+        jl.linear_softmax_kl_divergence(hidden, kernel, hidden, kernel[:, ::-1], **none),
+        jl.linear_log_probs(hidden, kernel, labels, **options),
+        jl.linear_log_probs(hidden, kernel, labels, kept=kept, **options),
+        *jl.linear_log_probs_and_entropy(hidden, kernel, labels, **options),
+    ]
+    return jnp.stack(
+        [*each, *jnp.moveaxis(jl.linear_top_k(hidden, kernel, 2, **options)[0], -1, 0)]
+    )
+
+
+def test_temperature_of_each_row() -> None:
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    warmth = jnp.linspace(0.5, 2.0, 6)
+
+    def one_by_one(warmth):
+        rows = jax.vmap(lambda h, y, t: of_each_head(h[None], kernel, y[None], t)[:, 0])
+        return rows(hidden, labels, warmth).T
+
+    def together(warmth):
+        return of_each_head(hidden, kernel, labels, warmth)
+
+    direction = jnp.cos(jnp.arange(6.0))
+    got, want = (
+        jax.jit(lambda t, f=f: jax.jvp(f, [t], [direction]))(warmth) for f in (together, one_by_one)
+    )
+    # Sums of a dozen terms, in blocks or not, twice at half the temperature.
+    np.testing.assert_allclose(got, want, rtol=2**-18, atol=2**-18)
+    slopes = jax.jit(jax.grad(lambda t: jnp.sum(together(t))))(warmth)
+    np.testing.assert_allclose(slopes @ direction, jnp.sum(want[1]), rtol=2**-16)
+    # What isn't a temperature spoils its own row, unless that is left out.
+    bad = warmth.at[2].set(-1.0)
+    assert jnp.isnan(together(bad)[:, 2]).all()
+    np.testing.assert_array_equal(together(bad)[:, 3:], together(warmth)[:, 3:])
+    left_out = of_each_head(hidden, kernel, labels, bad, where=jnp.arange(6) != 2)
+    np.testing.assert_array_equal(left_out[:, 2], 0)
+    message = (
+        r"^temperature must have no dimensions or those of the rows, \[6\], got float32\[6,1\]$"
+    )
+    with pytest.raises(ValueError, match=message):
+        together(warmth[:, None])
+
+
 def test_label_smoothing_of_each_row() -> None:
     eps = np.linspace(0, 0.5, ROWS).reshape(2, 3)
 

@@ -284,3 +284,25 @@ def test_on_a_mesh(name: str, kind: AxisType) -> None:
         np.testing.assert_allclose(one, other, rtol=CLOSE, atol=CLOSE)
     if kind == AxisType.Explicit:
         assert jax.typeof(got[0][1][0]).sharding.spec[0] == "data"
+
+
+def test_temperatures_of_rows_on_a_mesh() -> None:
+    """Split as the rows are, whether their own types or those of hidden say so."""
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    hidden, kernel, bias = wide(HIDDEN, KERNEL, BIAS)
+    warmth = jnp.linspace(0.5, 2.0, len(HIDDEN), dtype=hidden.dtype)
+
+    @jax.jit
+    def run(hidden: Array, kernel: Array, bias: Array, warmth: Array) -> Any:
+        def total(warmth: Array) -> Array:
+            options = {"bias": bias, "temperature": warmth}
+            return jnp.sum(jnp.sin(jl.linear_log_probs(hidden, kernel, LABELS, **options)))
+
+        return jax.value_and_grad(total)(warmth)
+
+    want = run(hidden, kernel, bias, warmth)
+    for spec in (P(), P("data")):
+        placed = jax.device_put(warmth, NamedSharding(mesh, spec))
+        got = run(*split(mesh, hidden, kernel, bias), placed)
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(one, other, rtol=CLOSE, atol=CLOSE)

@@ -163,20 +163,6 @@ def test_classwise() -> None:
     )
 
 
-def test_netcal() -> None:
-    metrics = pytest.importorskip("netcal.metrics")
-    z, labels = some_rows(600, 4, np.float64)  # 40 rows in each bin of equal weight
-    p = softmax(z, axis=1)
-    theirs = [
-        metrics.ECE(15).measure(p, labels),
-        metrics.ECE(15, equal_intervals=False).measure(p, labels),
-        metrics.MCE(15).measure(p, labels),
-    ]
-    with jax.enable_x64(True):
-        ours = [metric(z, labels) for metric in BINNED]
-    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
-
-
 def test_a_weight_is_a_repetition_and_order_does_not_matter() -> None:
     z, labels = some_rows(60, 3)
     repeated = np.random.default_rng(0).integers(0, 60, 60)

@@ -8,31 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from peer_numbers import LOGISTF, sex2
 from scipy.special import log_softmax
 
 import jaxlogits as jl
 
 x64 = pytest.mark.usefixtures("x64")
-
-# How many women with and without a urinary tract infection have which of age, oc, vic, vicl, vis
-# and dia: the data set sex2 of R's package logistf.
-CASES = """000010 1 001000 14 001010 3 001100 10 001110 12 001111 1 010000 44 010001 3 011000 15
-    011001 1 011010 2 011100 7 011110 3 101000 2 101010 1 101011 1 101100 1 101111 1 110000 5
-    111000 3"""
-CONTROLS = """000010 1 001000 2 001010 1 001100 8 001110 18 010000 42 010010 1 011000 1 011100 5
-    011110 6 101100 2 101110 4 110000 14 110010 1 111000 1 111110 2"""
-
-
-def sex2() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features [23, 7], cases and trials [23]."""
-    counts = []
-    for table in (CASES, CONTROLS):
-        words = table.split()
-        counts.append(dict(zip(words[::2], map(int, words[1::2]), strict=True)))
-    patterns = sorted(counts[0].keys() | counts[1].keys())
-    cases, controls = (np.array([count.get(p, 0) for p in patterns]) for count in counts)
-    x = np.array([[1, *map(int, pattern)] for pattern in patterns], float)
-    return x, cases, cases + controls
 
 
 @x64
@@ -40,10 +21,7 @@ def test_sex2_as_logistf_has_it() -> None:
     x, cases, trials = sex2()
     assert (cases.sum(), trials.sum()) == (130, 239)
     fit = jl.fit_logistic(x, cases, trials=trials, firth=True)
-    # summary(logistf(case ~ age + oc + vic + vicl + vis + dia, data = sex2)), whose own tolerance
-    # is 1e-5 of the likelihood's slope.
-    want = [0.12025405, -1.10598131, -0.06881673, 2.26887464, -2.11140817, -0.78831694, 3.09601166]
-    np.testing.assert_allclose(fit.coefficients, want, rtol=1e-6)
+    np.testing.assert_allclose(fit.coefficients, LOGISTF["sex2"], rtol=1e-6)
     test = jl.summarize(fit).likelihood_ratio
     np.testing.assert_allclose(test.statistic, 49.09064, atol=5e-6)
     np.testing.assert_allclose(test.p_value, 7.15089e-09, rtol=1e-6)
@@ -83,9 +61,8 @@ def test_endometrial_cancer(dtype: type) -> None:
     fit = jl.fit_logistic(x.astype(dtype), y, firth=True)
     assert fit.converged
     assert not fit.separated
-    # logistf(HG ~ NV + PI + EH)
-    want = [3.77455951, 2.92927330, -0.03475175, -2.60416387]
-    np.testing.assert_allclose(fit.coefficients, want, rtol=1e-6 if dtype is np.float64 else 3e-6)
+    want, rtol = LOGISTF["endometrial"], 1e-6 if dtype is np.float64 else 3e-6
+    np.testing.assert_allclose(fit.coefficients, want, rtol=rtol)
     (b, covariance, value), close = exact(x, y.astype(int), 2), np.testing.assert_allclose
     rtol = 1e-5 if dtype is np.float32 else 2e-6  # of differences of a function, in BFGS
     close(fit.coefficients, b[:, 0], rtol=rtol)

@@ -1,7 +1,7 @@
 """Sandwich estimators against statsmodels and mpmath."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,134 @@ def test_leverages_are_those_of_statsmodels(weight_kind: str) -> None:
         want = theirs.cov_params() @ meat @ theirs.cov_params()
         got = robust_covariance(fit, x, y, weights=weights, kind=kind, weight_kind=weight_kind)
         np.testing.assert_allclose(got, want, rtol=1e-8)
+
+
+class Voters(NamedTuple):
+    """Which of three parties 60 voters were for."""
+
+    x: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def voters() -> Voters:
+    data = sm.datasets.anes96.load_pandas()
+    x = sm.add_constant(data.exog[["selfLR", "age"]]).to_numpy()[::16]
+    return Voters(x, np.minimum(data.endog, 2).to_numpy(int)[::16], np.arange(len(x)) % 3)
+
+
+def exact_of_classes(
+    voters: Voters, b: np.ndarray, weight_kind: str, power: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The covariance, and all of the influences, from the definition and symmetric roots."""
+    x, y, w = voters
+    p = np.exp(np.pad(x @ b, ((0, 0), (1, 0))))
+    p = p[:, 1:] / p.sum(axis=1, keepdims=True)
+    residuals = p - (y[:, None] == [1, 2])
+    jacobians = np.stack([np.kron(row, np.eye(2)) for row in x])  # [N, J, P J]
+    curvature = np.stack([np.diag(q) - np.outer(q, q) for q in p])
+    hessian = np.einsum("n,nja,njk,nkb->ab", w, jacobians, curvature, jacobians)
+    covariance = np.linalg.inv(hessian)
+    influences = []
+    for jacobian, r, c, weight in zip(jacobians, residuals, curvature, w, strict=True):
+        times = weight if weight_kind == "sampling" else float(weight > 0)
+        values, vectors = np.linalg.eigh(c)
+        root = vectors * np.sqrt(values) @ vectors.T
+        hat = times * root @ jacobian @ covariance @ jacobian.T @ root
+        values, vectors = np.linalg.eigh(np.eye(2) - hat)
+        pulled = vectors * values ** (-power / 2) @ vectors.T
+        influences.append(covariance @ jacobian.T @ root @ pulled @ np.linalg.solve(root, r))
+    influences = np.stack(influences)
+    each = w if weight_kind == "frequency" else w**2
+    return (influences.T * each) @ influences, influences
+
+
+@x64
+@pytest.mark.parametrize("weight_kind", ["frequency", "sampling"])
+def test_leverages_of_classes(voters: Voters, weight_kind: str) -> None:
+    x, y, w = voters
+    fit = jax.jit(jl.fit_multinomial, static_argnums=2)(x, y, 3, weights=w)
+    b = np.asarray(fit.coefficients)
+    options = {"weights": w, "weight_kind": weight_kind}
+    for kind, power in (("HC0", 0), ("HC2", 1), ("HC3", 2)):
+        got = robust_covariance(fit, x, y, kind=kind, **options)
+        want, influences = exact_of_classes(voters, b, weight_kind, power)
+        # Those of a matrix [2, 2] have no more than its condition number, 1e3.
+        np.testing.assert_allclose(got.reshape(6, 6), want, rtol=1e-10, atol=1e-10 * want.max())
+    if weight_kind == "sampling":
+        # HC3 takes a step of Newton's method without the row.
+        change = step_without(voters, b, row=1)
+        np.testing.assert_allclose(w[1] * influences[1], change, rtol=1e-9)
+
+
+def step_without(voters: Voters, b: np.ndarray, row: int) -> np.ndarray:
+    """Where Newton's method goes in one step from the fit of all rows but one."""
+    w = np.where(np.arange(len(voters.x)) == row, 0.0, voters.weights)
+
+    def loss(b: Array) -> Array:
+        z = jnp.pad(voters.x @ b.reshape(3, 2), ((0, 0), (1, 0)))
+        return jnp.sum(w * jl.softmax_cross_entropy_with_integer_labels(z, voters.y))
+
+    slope, hessian = jax.grad(loss)(b.ravel()), jax.hessian(loss)(b.ravel())
+    return -np.linalg.solve(hessian, slope)
+
+
+@x64
+def test_whichever_class_is_the_first(voters: Voters) -> None:
+    x, y, w = voters
+    fit_multinomial = jax.jit(jl.fit_multinomial, static_argnums=2)
+    covariances = []
+    for labels in (y, (y + 1) % 3):
+        fit = fit_multinomial(x, labels, 3, weights=w)
+        covariances.append(robust_covariance(fit, x, labels, weights=w, kind="HC2"))
+    # Class 0 became class 1, so that the log-odds of 2 against 1 are those of 1 against 0.
+    contrast = np.array([-1.0, 1.0])
+    got = np.einsum("ajbk,j,k->ab", covariances[1], contrast, contrast)
+    want = covariances[0][:, 0, :, 0]
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * np.max(want))
+
+
+@x64
+@pytest.mark.parametrize("kind", ["HC2", "HC3"])
+def test_a_logistic_fit_is_one_of_two_classes(kind: str) -> None:
+    x, y = np.random.default_rng(1).normal(size=[20, 2]), np.arange(20) % 3 % 2
+    fit = fit_logistic(x, y)
+    classes = jax.jit(jl.fit_multinomial, static_argnums=2)(x, y, 2)
+    got = robust_covariance(classes, x, y, kind=kind)[:, 0, :, 0]
+    np.testing.assert_allclose(got, robust_covariance(fit, x, y, kind=kind), rtol=1e-12)
+    # A row that alone has a feature, which a prior keeps from being separated, has leverage 1.
+    x, y = np.array([[1.0, 0], [1, 0], [1, 0], [1, 1]]), np.array([0, 1, 2, 1])
+    of_classes = jl.fit_multinomial(x, y, 3, firth=True)
+    assert jnp.isnan(robust_covariance(of_classes, x, y, kind=kind)).any()
+    assert jnp.isnan(
+        robust_covariance(jl.fit_logistic(x, y > 0, firth=True), x, y > 0, kind=kind)
+    ).any()
+
+
+@x64
+def test_derivatives_with_leverages_of_classes(voters: Voters) -> None:
+    x, y = voters.x[:12], voters.y[:12]
+    x = x / np.abs(x).max(axis=0)
+    fit = jl.fit_multinomial(x, y, 3, l2=0.1)
+
+    def total(x: Array, b: Array) -> Array:
+        moved = fit._replace(coefficients=b)
+        return jnp.sum(jnp.sin(jl.robust_covariance(moved, x, y, kind="HC2")))
+
+    point, along = (jnp.asarray(x), fit.coefficients), (np.cos(x), np.sin(fit.coefficients))
+    run = jax.jit(total)
+    got = jax.jit(lambda *args: jax.jvp(total, args, along)[1])(*point)
+    slopes = jax.jit(jax.grad(total, (0, 1)))(*point)
+    h = 1e-4
+    ends = [run(*(a + s * h * b for a, b in zip(point, along, strict=True))) for s in (1, -1)]
+    # Differences of fourth order would be needed for more.
+    np.testing.assert_allclose(got, (ends[0] - ends[1]) / (2 * h), rtol=1e-5)
+    both = sum(jnp.vdot(a, b) for a, b in zip(slopes, along, strict=True))
+    np.testing.assert_allclose(both, got, rtol=1e-9)
+    # A row of zeros has equal eigenvalues, at which a decomposition would have no derivative.
+    nothing = jax.jit(jax.grad(total))(jnp.asarray(x).at[3].set(0.0), fit.coefficients)
+    assert jnp.isfinite(nothing).all()
 
 
 @x64
@@ -218,8 +346,8 @@ def test_refuses() -> None:
         ValueError, match=r'^kind must be "HC0", "HC1", "HC2" or "HC3", got \'HC4\'$'
     ):
         jl.robust_covariance(fit, x, y, kind="HC4")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r'kind must be "HC0" or "HC1" for classes or clusters'):
-        jl.robust_covariance(fit, x, y, kind="HC3")
+    with pytest.raises(ValueError, match=r'kind must be "HC0" or "HC1" for clusters, got'):
+        jl.robust_covariance(fit, x, y, kind="HC3", clusters=jnp.ones(3, int))
     with pytest.raises(ValueError, match=r'^weight_kind must be "frequency" or "sampling"'):
         jl.robust_covariance(fit, x, y, weight_kind="probability")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="clusters must be integers"):

@@ -17,6 +17,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     LOGITS,
     STATIC,
     Head,
+    Own,
     Reduction,
     existing_classes,
     head_labels,
@@ -81,7 +82,7 @@ def linear_softmax_cross_entropy(
         class_weights: the same, ``[K]``.
         z_loss: the same.
         soft_cap: c above 0: logits are c tanh((hidden @ kernel + bias) / c). None for no bound.
-        temperature: above 0, divides them; this or soft_cap gives NaN where it is traced and isn't.
+        temperature: above 0, divides them, a number or one for each row; NaN where traced and not.
         reduction: "mean", sum(w L) / sum(w), 0 where no row counts; "sum", sum(w L); "none", w L.
         block_size: rows that are computed at once; None chooses it from bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
@@ -106,11 +107,12 @@ def linear_softmax_cross_entropy(
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
-    of_rows = (rows, indices, *per_row("label_smoothing", label_smoothing, rows.shape[:-1]))
+    warmth = per_row("temperature", temperature, rows)
+    of_rows = (rows, indices, warmth, per_row("label_smoothing", label_smoothing, rows))
 
-    def loss(head: Head, hidden: Array, labels: Array, *smoothing: Array) -> Array:
+    def loss(head: Head, hidden: Array, labels: Array, own: Own, smoothing: Own) -> Array:
         return label_losses(
-            logits(head, hidden),
+            logits(head, hidden, own),
             labels,
             head,
             exists,
@@ -139,6 +141,7 @@ def linear_softmax_cross_entropy(
     class_where="classes",
     where="rows",
     weights="rows",
+    temperature="rows",
     result="rows",
 )
 def linear_softmax_kl_divergence(
@@ -176,7 +179,7 @@ def linear_softmax_kl_divergence(
         weights: w, one for each row.
         class_where: boolean mask ``[K]``, False for classes that don't exist.
         soft_cap: c above 0, bounds the logits of both: c tanh(z / c).
-        temperature: above 0, divides those of both; its square keeps the size of gradients.
+        temperature: above 0, or one for each row, divides both; its square keeps gradients' size.
         reduction: "mean", sum(w KL) / sum(w), 0 where no row counts; "sum"; "none", w KL.
         block_size: rows that are computed at once; None chooses it from bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
@@ -207,8 +210,9 @@ def linear_softmax_kl_divergence(
     dtype = wide_dtype(rows_p, head_p.kernel, rows_q, head_q.kernel)
     logits = logits_of(soft_cap, temperature, dtype, precision)
 
-    def loss(heads: tuple[Head, Head], hidden_p: Array, hidden_q: Array) -> Array:
-        z_p, z_q = logits(heads[0], hidden_p), logits(heads[1], hidden_q)
+    def loss(heads: tuple[Head, Head], hidden_p: Array, hidden_q: Array, own: Own) -> Array:
+        z_p, z_q = logits(heads[0], hidden_p, own), logits(heads[1], hidden_q, own)
         return softmax_kl_divergence(z_p, z_q, where=exists, axis_name=axis_name)
 
-    return reduce_rows(loss, (head_p, head_q), (rows_p, rows_q), how)
+    of_rows = (rows_p, rows_q, per_row("temperature", temperature, rows_p))
+    return reduce_rows(loss, (head_p, head_q), of_rows, how)

@@ -19,6 +19,9 @@ from jaxlogits._src.decoding.shaping import capped
 from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
 from jaxlogits._src.mesh.reductions import agreed, num_classes
 
+# An option of which each row has its own, or nothing.
+Own = tuple[Array, ...]
+
 # What the arrays of every head are split along; what its program is made for; its logits' options.
 HEAD = {
     "hidden": "rows features",
@@ -26,6 +29,7 @@ HEAD = {
     "bias": "classes",
     "class_where": "classes",
     "where": "rows",
+    "temperature": "rows",
 }
 STATIC = ("block_size", "precision", "axis_name", "row_axis_name")
 LOGITS = {
@@ -167,37 +171,43 @@ def existing_classes(class_where: ArrayLike | None, head: Head) -> Array | None:
     return mask[None, :]
 
 
-def per_row(name: str, option: ArrayLike, lead: tuple[int, ...]) -> tuple[Array, ...]:
+def per_row(name: str, option: ArrayLike, rows: Array) -> Own:
     """An option that each row has its own of, to be cut as the rows are; nothing for a number."""
     if jnp.ndim(option) == 0:
         return ()
-    array = checks.as_real(name, option)
+    array, lead = checks.as_real(name, option), rows.shape[:-1]
     checks.require_shape(name, array, lead, "no dimensions or those of the rows,")
     return (array,)
 
 
 def logits_of(
     soft_cap: ArrayLike | None, temperature: ArrayLike, dtype: jnp.dtype, precision: Any
-) -> Callable[[Head, Array], Array]:
-    """The function that makes a block of logits, in ``dtype``."""
-    scale = checks.as_option("temperature", temperature, dtype)
+) -> Callable[[Head, Array, Own], Array]:
+    """The function that makes a block of logits, in ``dtype``.
+
+    Where each row has its own temperature, those of the block come last.
+    """
+    of_all = temperature if jnp.ndim(temperature) == 0 else 1.0
+    scale = checks.as_option("temperature", of_all, dtype)
     cap = None if soft_cap is None else checks.as_option("soft_cap", soft_cap, dtype)
     unscaled = isinstance(temperature, int | float) and temperature == 1
     product = product_of(dtype, precision)
 
-    def logits(head: Head, hidden: Array) -> Array:
+    def logits(head: Head, hidden: Array, temperatures: Own) -> Array:
         z = product(hidden, head.kernel)
         if head.bias is not None:
             z = z + jnp.broadcast_to(head.bias.astype(dtype), z.shape)
         if cap is not None:
             z = capped(z, cap)
+        if temperatures:
+            return z / temperatures[0].astype(dtype)[:, None]
         return z if unscaled else z / scale
 
     return logits
 
 
 def reduce_rows(
-    loss: Callable[..., Array], params: Any, rows: tuple[Array, ...], how: Reduction
+    loss: Callable[..., Array], params: Any, rows: tuple[Any, ...], how: Reduction
 ) -> Array:
     """The per-row ``loss``, run block by block and reduced over the rows that count."""
     if how.name not in ("mean", "sum", "none"):
@@ -205,7 +215,7 @@ def reduce_rows(
     lead = rows[0].shape[:-1]
     keep, weights = _mask(how, lead), how.weights
     if weights is not None:
-        weights = widen(checks.as_real("weights", weights), wide_dtype(*rows))
+        weights = widen(checks.as_real("weights", weights), wide_dtype(*jax.tree.leaves(rows)))
         weights = _of_rows("weights", weights, lead)
         counted = weights if keep is None else jnp.where(keep, weights, jnp.zeros_like(weights))
         checks.check_no_nan("weights", counted, "in row")
@@ -223,7 +233,7 @@ def reduce_rows(
     return number
 
 
-def map_rows(fn: Callable[..., Any], params: Any, rows: tuple[Array, ...], how: Reduction) -> Any:
+def map_rows(fn: Callable[..., Any], params: Any, rows: tuple[Any, ...], how: Reduction) -> Any:
     """``fn`` of each row, run block by block: any pytree, 0 for the rows that don't count."""
     lead = rows[0].shape[:-1]
     rows, keep = _with_rows((rows, _mask(how, lead)), lead)

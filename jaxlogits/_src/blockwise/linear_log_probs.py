@@ -21,6 +21,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     LOGITS,
     STATIC,
     Head,
+    Own,
     Reduction,
     are_bad,
     existing_classes,
@@ -29,6 +30,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     linear_layer,
     logits_of,
     map_rows,
+    per_row,
     spoiled_where_used,
 )
 from jaxlogits._src.decoding.sampling import as_count
@@ -73,7 +75,7 @@ def linear_log_probs(
         kept: integers ``[..., n]``, the only classes of each row that remain, as in
             ``kept_log_probs``: the kernel's other columns aren't multiplied.
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
-        temperature: above 0, divides the logits.
+        temperature: above 0, divides the logits; a number or one for each row, ``[...]``.
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
@@ -94,30 +96,32 @@ def linear_log_probs(
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+    warmth = per_row("temperature", temperature, rows)
     if kept is not None:
         count = num_classes(head.kernel.shape, axis_name)
         ids = kept_indices(kept, rows.shape[:-1], count, "the rows of hidden")
         of_kept = _log_probs_of_kept(logits, class_where, axis_name)
-        among: Array = map_rows(of_kept, head, (rows, indices, ids), how)
+        among: Array = map_rows(of_kept, head, (rows, indices, warmth, ids), how)
         return among
 
-    def log_probs(head: Head, hidden: Array, labels: Array) -> Array:
-        return 0.0 - label_losses(logits(head, hidden), labels, head, exists, axis_name)
+    def log_probs(head: Head, hidden: Array, labels: Array, own: Own) -> Array:
+        return 0.0 - label_losses(logits(head, hidden, own), labels, head, exists, axis_name)
 
-    each: Array = map_rows(log_probs, head, (rows, indices), how)
+    each: Array = map_rows(log_probs, head, (rows, indices, warmth), how)
     return each
 
 
 def _log_probs_of_kept(
-    logits: Callable[[Head, Array], Array], class_where: ArrayLike | None, axis_name: AxisName
+    logits: Callable[[Head, Array, Own], Array], class_where: ArrayLike | None, axis_name: AxisName
 ) -> Callable[..., Array]:
     """The function of a block of rows of which each has kept some classes, its own."""
 
-    def of_row(head: Head, hidden: Array, own: Array) -> Array:
+    def of_row(head: Head, hidden: Array, warmth: Own, own: Array) -> Array:
         bias = None if head.bias is None else head.bias[own]
-        return logits(Head(jnp.take(head.kernel, own, axis=1), bias), hidden[None])[0]
+        kept = Head(jnp.take(head.kernel, own, axis=1), bias)
+        return logits(kept, hidden[None], jax.tree.map(lambda x: x[None], warmth))[0]
 
-    def log_probs(head: Head, hidden: Array, labels: Array, ids: Array) -> Array:
+    def log_probs(head: Head, hidden: Array, labels: Array, warmth: Own, ids: Array) -> Array:
         shape = head.kernel.shape
         bad = are_bad(labels, head, axis_name)
         bad |= are_no_indices(ids, num_classes(shape, axis_name))
@@ -128,7 +132,7 @@ def _log_probs_of_kept(
         own = jnp.clip(own, 0, shape[1] - 1)
         if class_where is not None:
             keep &= jnp.asarray(class_where)[own]
-        z = jax.vmap(of_row, (None, 0, 0))(head, hidden, own)
+        z = jax.vmap(of_row, (None, 0, 0, 0))(head, hidden, warmth, own)
         hit = ids == labels[:, None].astype(ids.dtype)
         return 0.0 + spoiled_where_used(log_probs_among(z, keep, hit, bad, axis_name), bad)
 
@@ -166,7 +170,8 @@ def linear_log_probs_and_entropy(
         class_where: boolean mask ``[K]``, False for classes that don't exist, as in a padded
             vocabulary: a label that is one gives -inf, and entropy knows nothing of them.
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
-        temperature: above 0, divides the logits: both results are those of the policy at it.
+        temperature: above 0, divides the logits: both results are those of the policy at it. A
+            number or one for each row, ``[...]``.
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
@@ -188,13 +193,14 @@ def linear_log_probs_and_entropy(
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+    warmth = per_row("temperature", temperature, rows)
 
-    def both(head: Head, hidden: Array, labels: Array) -> tuple[Array, Array]:
-        z = logits(head, hidden)
+    def both(head: Head, hidden: Array, labels: Array, own: Own) -> tuple[Array, Array]:
+        z = logits(head, hidden, own)
         losses = label_losses(z, labels, head, exists, axis_name)
         return 0.0 - losses, entropy(z, where=exists, axis_name=axis_name)
 
-    results: tuple[Array, Array] = map_rows(both, head, (rows, indices), how)
+    results: tuple[Array, Array] = map_rows(both, head, (rows, indices, warmth), how)
     return results
 
 
@@ -228,7 +234,7 @@ def linear_top_k(
         where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
         class_where: boolean mask ``[K]``, False for classes that don't exist.
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
-        temperature: above 0, divides the logits.
+        temperature: above 0, divides the logits; a number or one for each row, ``[...]``.
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
@@ -251,9 +257,10 @@ def linear_top_k(
     count = as_count(k, num_classes(head.kernel.shape, axis_name))
     exists = existing_classes(class_where, head)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+    warmth = per_row("temperature", temperature, rows)
 
-    def top(head: Head, hidden: Array) -> tuple[Array, Array]:
-        z = logits(head, hidden)
+    def top(head: Head, hidden: Array, own: Own) -> tuple[Array, Array]:
+        z = logits(head, hidden, own)
         log_probs = log_softmax(z, where=exists, axis_name=axis_name)
         # By the logits, of which different ones may have equal log probabilities.
         order = lax.stop_gradient(jnp.where(log_probs > -jnp.inf, z, -jnp.inf))
@@ -261,5 +268,5 @@ def linear_top_k(
         largest = row_take(log_probs, classes, axis_name)
         return largest, jnp.where(largest > -jnp.inf, classes + 1, 0)
 
-    log_probs, following = map_rows(top, head, (rows,), how)
+    log_probs, following = map_rows(top, head, (rows, warmth), how)
     return log_probs, following - 1

@@ -18,6 +18,7 @@ from jaxlogits._src.regression.design import (
     yes_no_design,
 )
 from jaxlogits._src.regression.fit import LogisticFit
+from jaxlogits._src.regression.leverage import leverages, unpulled
 from jaxlogits._src.regression.likelihood import class_terms, yes_no_terms
 from jaxlogits._src.regression.newton import product
 from jaxlogits._src.regression.summary import covariance_matrix, require_fit
@@ -53,8 +54,8 @@ def robust_covariance(
         weight_kind: "frequency", a weight of 2 is a row given twice, and N the sum of weights; or
             "sampling", weights multiply the gradients, and N is the number of rows.
         kind: "HC0" as above; "HC1" times N / (N - P), or with G clusters times
-            G / (G - 1) (N - 1) / (N - P), P counting all coefficients. "HC2" and "HC3", for yes and
-            no without clusters, divide by 1 - p (1 - p) x' C x or its square, nearly the jackknife.
+            G / (G - 1) (N - 1) / (N - P), P counting all coefficients. "HC2" and "HC3", without
+            clusters, divide by 1 - p (1 - p) x' C x, of classes a matrix, or its square.
 
     Returns:
         The shape of the fit's covariance, for ``fit._replace(covariance=...)``. NaN, for HC1, if
@@ -102,17 +103,19 @@ def _robust_covariance(
     kind: str,
 ) -> Array:
     require_fit(fit)
-    by_leverage = kind in ("HC2", "HC3")
-    if by_leverage and (fit.coefficients.ndim > 1 or clusters is not None):
-        raise ValueError(f'kind must be "HC0" or "HC1" for classes or clusters, got {kind!r}')
-    scores, leverages, w = _scores(fit, features, labels, weights, offset, trials)
-    influences = product(scores, covariance_matrix(fit))
-    frequency = weight_kind == "frequency"
+    power = {"HC2": 1, "HC3": 2}.get(kind)
+    if power is not None and clusters is not None:
+        raise ValueError(f'kind must be "HC0" or "HC1" for clusters, got {kind!r}')
+    x, residuals, curvature, w = _rows(fit, features, labels, weights, offset, trials)
+    covariance, frequency = covariance_matrix(fit), weight_kind == "frequency"
     num_rows = jnp.sum(w if frequency else jnp.where(w > 0, 1, w))
-    if by_leverage:
-        own = leverages if frequency else w * leverages  # of one of a row's repetitions
-        left = _ratio(jnp.ones_like(own), jnp.where(w == 0, 1, 1 - own))
-        influences *= (jnp.sqrt(left) if kind == "HC2" else left)[:, None]
+    if power is not None:
+        # Of one of a row's repetitions, or of the whole row.
+        times = jnp.where(w > 0, 1, w) if frequency else w
+        own = times[:, None, None] * leverages(x, curvature, covariance)
+        residuals = unpulled(residuals, own, power)
+    scores = (x[:, :, None] * residuals[:, None, :]).reshape(len(x), fit.coefficients.size)
+    influences = product(scores, covariance)
     factor = _ratio(num_rows, num_rows - influences.shape[1])
     if clusters is None:
         # Of equal rows each has its own square, whose number multiplies it once.
@@ -141,18 +144,15 @@ def _sum_clusters(rows: Array, exists: Array, clusters: ArrayLike) -> tuple[Arra
     return jax.ops.segment_sum(rows, index, len(names)), count
 
 
-def _scores(
+def _rows(
     fit: LogisticFit,
     features: ArrayLike,
     labels: ArrayLike,
     weights: ArrayLike | None,
     offset: ArrayLike | None,
     trials: ArrayLike | None,
-) -> tuple[Array, Array, Array]:
-    """The gradient of each row's loss in the coefficients, [N, P J], leverages, and weights.
-
-    The leverages [N] are those of the first log-odds, of which yes and no have no other.
-    """
+) -> tuple[Array, Array, Array, Array]:
+    """Features [N, P], the loss's gradient [N, J] and Hessian [J, J, N] in log-odds, weights."""
     if fit.coefficients.ndim == 1:
         design, counts = yes_no_design(features, labels, weights, offset, trials)
         row_terms = yes_no_terms
@@ -166,15 +166,15 @@ def _scores(
     x = finite_features(rows)
     log_odds = product(jnp.atleast_2d(fit.coefficients.T), x.T)
     log_odds = log_odds if rows.offset is None else log_odds + rows.offset.T
-    _, residuals, (curvature, *_) = row_terms(log_odds, rows.labels)
-    first, w = curvature[0], rows.weights
+    _, residuals, curvature = row_terms(log_odds, rows.labels)
+    w = rows.weights
     if counts is not None:
-        residuals, first = residuals * counts.trials[None, :], first * counts.trials
+        residuals, curvature = (
+            residuals * counts.trials[None],
+            curvature * counts.trials[None, None],
+        )
         w = jnp.where(jnp.isnan(w), w, counts.weights)
-    scores = x[:, :, None] * residuals.T[:, None, :]
-    spread = covariance_matrix(fit)[: x.shape[1], : x.shape[1]]
-    leverages = first * jnp.sum(product(x, spread) * x, axis=1)
-    return scores.reshape(len(scores), fit.coefficients.size), leverages, w
+    return x, residuals.T, curvature, w
 
 
 def _with_small_names(clusters: ArrayLike | None) -> ArrayLike | None:
