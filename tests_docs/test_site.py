@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_journeys
 
 import jaxlogits as jl
 
@@ -143,6 +144,7 @@ SEARCHES = {
     "x64": "docs/recipes/float64",
     "NaN": "docs/my-loss-is-nan",
     "keep_top_p": "docs/api/jl.keep_top_p",
+    **test_journeys.QUESTIONS,
 }
 
 
