@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_journeys
 
 import jaxlogits as jl
 
@@ -143,6 +145,7 @@ SEARCHES = {
     "x64": "docs/recipes/float64",
     "NaN": "docs/my-loss-is-nan",
     "keep_top_p": "docs/api/jl.keep_top_p",
+    **test_journeys.QUESTIONS,
 }
 
 
@@ -350,6 +353,36 @@ def test_pages_say_what_they_are(site: Path) -> None:
     assert re.search(r'<meta name="description" content="Hinton et al', page)
     assert re.search(r'<meta property="og:title" content="Distillation', page)
     assert 'href="../../_static/favicon.svg' in page
+    assert 'name="twitter:card" content="summary_large_image"' in page
+
+
+def test_previews_show_the_card() -> None:
+    """Where the site's address is known; .ci/check_site.py looks at the card itself."""
+    pytest.importorskip("furo", reason="what builds the site isn't installed")
+    sys.path.insert(0, str(ROOT / "docs" / "_site"))
+    import look
+
+    app = SimpleNamespace(config=SimpleNamespace(html_baseurl="https://example.org/site/"))
+    context: dict[str, Any] = {"title": "A page"}
+    look.describe(app, "page", "page.html", context, nodes_of("Some text."))
+    assert '"og:image" content="https://example.org/site/_static/card.png"' in context["metatags"]
+
+
+def nodes_of(text: str) -> Any:
+    """A document of one paragraph."""
+    from docutils import nodes, utils
+
+    document = utils.new_document("page")
+    document += nodes.paragraph("", text)
+    return document
+
+
+def test_gallery_has_thumbnails(browser: Any, site: Path) -> None:
+    for size in (PHONE, DESK):
+        at(browser, site, "docs/gallery.html", size)
+        images = browser.find_elements("css selector", "#gallery a img")
+        assert len(images) == len(list((ROOT / "docs" / "figures").iterdir()))
+        assert all(0 < image.size["height"] < 200 for image in images)
 
 
 def test_signatures_are_short_and_typed(site: Path) -> None:

@@ -46,7 +46,7 @@ def formula(translator: Any, node: nodes.math) -> None:
 def describe(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """The first sentences as description and preview; two pages have files of their own."""
+    """The first sentences as description and preview; three pages have files of their own."""
     del templatename
     if doctree is not None:
         paragraphs = (p.astext() for p in doctree.findall(nodes.paragraph))
@@ -55,12 +55,15 @@ def describe(
         title = re.sub("<.+?>", "", context.get("title", ""))
         tags = {"og:title": title, "og:description": html.escape(short), "og:type": "website"}
         if app.config.html_baseurl:  # a preview's picture needs a whole address
-            tags["og:image"] = f"{app.config.html_baseurl.rstrip('/')}/_images/glance-memory.png"
+            tags["og:image"] = f"{app.config.html_baseurl.rstrip('/')}/_static/card.png"
+            tags |= {"og:image:width": "1200", "og:image:height": "630"}
         lines = [f'<meta name="description" content="{tags["og:description"]}">']
         lines += [f'<meta property="{name}" content="{text}">' for name, text in tags.items()]
+        lines.append('<meta name="twitter:card" content="summary_large_image">')
         context["metatags"] = context.get("metatags", "") + "\n".join(lines)
     if pagename == "docs/what-is-a-logit":
         app.add_js_file("logit.js", loading_method="defer")
         app.add_css_file("logit.css")
-    if pagename == "docs/migration":
-        app.add_css_file("migration.css")
+    for name in ("migration", "gallery"):
+        if pagename == f"docs/{name}":
+            app.add_css_file(f"{name}.css")

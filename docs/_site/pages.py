@@ -156,6 +156,8 @@ def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] += "".join(contents())
     if docname == "docs/speed":
         source[0] += toctree(["../benchmarks/results/*"], ":glob:")
+    if docname == "docs/gallery":  # thumbnails, which lead to the figure
+        source[0] = re.sub(r"(!\[[^\]]+\])\((figures/.+?)\)", r"[\1(\2)](\2)", source[0])
     source[0] = EXAMPLE_LINK.sub(r"](/docs/examples/\1.md)", source[0])
     if docname in WORDS:
         entries = ", ".join(f"! {word}" for word in WORDS[docname])

@@ -50,6 +50,7 @@ WORDS: dict[str, list[str]] = {
     "docs/calibration": ["conformal prediction", "overconfidence"],
     "docs/decoding": ["decoding", "text generation"],
     "docs/linear_head": ["cut cross-entropy", "fused cross entropy", "large vocabulary"],
+    "docs/migration": ["migrate from optax", "migrate from PyTorch", "migrate from TensorFlow"],
     "docs/my-loss-is-nan": ["NaN", "NaN gradient"],
     "docs/policy-and-preference-losses": ["DPO", "GRPO", "PPO", "policy gradient", "REINFORCE"],
     "docs/recipes/class-imbalance": ["class imbalance", "class weights", "pos_weight"],
