@@ -32,23 +32,30 @@ def widen(array: Array, dtype: jnp.dtype | None = None) -> Array:
     together; after this rounding all of them see the same one. It has 8 bits of exponent for every
     dtype: float16's own 5 would flush its subnormals, and make 448 of float8_e4m3fn infinite.
     """
-    wide = array.astype(wide_dtype(array) if dtype is None else dtype)
+    wide = wide_dtype(array) if dtype is None else dtype
     if array.dtype.itemsize > 2 or not jnp.issubdtype(array.dtype, jnp.floating):
-        return wide
-    return _rounded(wide, jnp.finfo(array.dtype).nmant)
+        return array.astype(wide)
+    return _rounded(array, wide)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _rounded(x: Array, mantissa_bits: int) -> Array:
-    """x to so many bits; its gradient isn't rounded here, but once, where it becomes narrow."""
-    return lax.reduce_precision(x, 8, mantissa_bits)
+def _rounded(x: Array, dtype: jnp.dtype) -> Array:
+    """A half-precision x in a wider dtype; its gradient is rounded once, where it gets narrow."""
+    # A rounding in float32 would keep XLA:CPU from its fastest loops, which take bfloat16 as it is:
+    # over [2^18, 100] a loss takes half the time behind a barrier, and no float32 copy.
+    rounded: Array = lax.platform_dependent(
+        x,
+        cpu=lambda x: lax.optimization_barrier(x).astype(dtype),
+        default=lambda x: lax.reduce_precision(x.astype(dtype), 8, jnp.finfo(x.dtype).nmant),
+    )
+    return rounded
 
 
 @_rounded.defjvp
 def _rounded_jvp(
-    mantissa_bits: int, primals: tuple[Array], tangents: tuple[Array]
+    dtype: jnp.dtype, primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
-    return _rounded(*primals, mantissa_bits), tangents[0]
+    return _rounded(*primals, dtype), tangents[0].astype(dtype)
 
 
 def narrow(array: Array, like: Array) -> Array:

@@ -54,7 +54,9 @@ def nll(logits: Array, labels: Array, axis_name: AxisName) -> Array:
 def _nll_and_sums(logits: Array, labels: Array, axis_name: AxisName) -> tuple[Array, LabelSums]:
     """The loss, and what its derivative takes from the rows, which counts as constants."""
     sums = _label_sums(logits, labels, axis_name)
-    return ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0], sums
+    loss = ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0]
+    # XLA:CPU would compute log1p within the loop of the caller's mean, which has a single thread.
+    return lax.optimization_barrier(loss), sums
 
 
 @_nll_and_sums.defjvp
