@@ -179,7 +179,7 @@ def array(*numbers: float) -> jax.Array:
     return jnp.array(numbers, jnp.float32)
 
 
-@difference("a margin of 17 or more")
+@difference("a correct prediction with a margin of 17 or more")
 def margin() -> None:
     z, label = array(17, 0, 0), jnp.array(0)
     loss, gradient = jax.value_and_grad(theirs)(z, label)
@@ -188,7 +188,7 @@ def margin() -> None:
     np.testing.assert_allclose([loss, -gradient[0]], 2 * np.exp(-17.0), rtol=2e-7)
 
 
-@difference("sigmoid' from 17 on")
+@difference("derivative of the sigmoid from 17 on")
 def slope() -> None:
     assert jax.grad(jax.nn.sigmoid)(17.0) == 0
     np.testing.assert_allclose(jax.grad(jl.sigmoid)(17.0), np.exp(-17.0), rtol=2e-7)
@@ -223,7 +223,7 @@ def minus_inf() -> None:
     np.testing.assert_allclose(jl.softmax_cross_entropy(z, targets), np.log(2), rtol=1e-6)
 
 
-@difference("gradient of logsumexp of nothing but -inf")
+@difference("gradient of logsumexp if all logits are -inf")
 def nothing() -> None:
     z = array(-INF, -INF)
     assert np.isnan(jax.grad(jax.nn.logsumexp)(z)).all()
@@ -266,7 +266,7 @@ def masked_label() -> None:
     assert ours(z, jnp.array(0), where=where) == INF
 
 
-@difference("derivative of logit or log1mexp outside the domain")
+@difference("derivative of logit or log1mexp outside its domain")
 def domain() -> None:
     for peer, fn in ((jax.scipy.special.logit, jl.logit), (jax.nn.log1mexp, jl.log1mexp)):
         assert np.isnan([peer(-0.25), fn(-0.25), jax.grad(fn)(-0.25)]).all()
@@ -335,7 +335,7 @@ def poly_integers() -> None:
     np.testing.assert_allclose(jl.poly_loss_cross_entropy(z, targets), np.log(2) + 1, rtol=1e-6)
 
 
-@difference("where of one dimension less in softmax and its like")
+@difference("where with one dimension fewer, in softmax and similar functions")
 def mask_of_lower_rank() -> None:
     z, where = jnp.zeros([2, 3]), jnp.array([True, True, False])
     with pytest.raises(ValueError, match=r"write where\[:, None\] for rows or where\[None, :\]"):
