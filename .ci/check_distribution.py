@@ -66,7 +66,7 @@ def sdist_problems(path: Path) -> dict[str, set[str]]:
         Path(name) for name in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]
     ]
     files = {str(p) for p in included if p.is_file()} | ROOT_FILES
-    kinds = ["py", "md", "ipynb", "png", "svg", "js", "css", "html", "txt", "typed", "yml"]
+    kinds = ["py", "md", "ipynb", "png", "svg", "js", "css", "html", "txt", "json", "typed", "yml"]
     patterns = [*(f"*.{kind}" for kind in kinds), "run"]
     files |= {str(p) for folder in included for pattern in patterns for p in folder.rglob(pattern)}
     files = {
