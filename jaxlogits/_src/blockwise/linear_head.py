@@ -17,7 +17,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     LOGITS,
     STATIC,
     Head,
-    Own,
+    PerRow,
     Reduction,
     existing_classes,
     head_labels,
@@ -82,7 +82,8 @@ def linear_softmax_cross_entropy(
         class_weights: the same, ``[K]``.
         z_loss: the same.
         soft_cap: c above 0: logits are c tanh((hidden @ kernel + bias) / c). None for no bound.
-        temperature: above 0, divides them, a number or one for each row; NaN where traced and not.
+        temperature: above 0, divides them; a number or one for each row. This or soft_cap gives NaN
+            where it is traced and isn't above 0.
         reduction: "mean", sum(w L) / sum(w), 0 where no row counts; "sum", sum(w L); "none", w L.
         block_size: rows that are computed at once; None chooses it from bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
@@ -107,12 +108,14 @@ def linear_softmax_cross_entropy(
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
-    warmth = per_row("temperature", temperature, rows)
-    of_rows = (rows, indices, warmth, per_row("label_smoothing", label_smoothing, rows))
+    temperatures = per_row("temperature", temperature, rows)
+    of_rows = (rows, indices, temperatures, per_row("label_smoothing", label_smoothing, rows))
 
-    def loss(head: Head, hidden: Array, labels: Array, own: Own, smoothing: Own) -> Array:
+    def loss(
+        head: Head, hidden: Array, labels: Array, temperatures: PerRow, smoothing: PerRow
+    ) -> Array:
         return label_losses(
-            logits(head, hidden, own),
+            logits(head, hidden, temperatures),
             labels,
             head,
             exists,
@@ -179,7 +182,8 @@ def linear_softmax_kl_divergence(
         weights: w, one for each row.
         class_where: boolean mask ``[K]``, False for classes that don't exist.
         soft_cap: c above 0, bounds the logits of both: c tanh(z / c).
-        temperature: above 0, or one for each row, divides both; its square keeps gradients' size.
+        temperature: above 0, divides those of both; a number or one for each row. Multiplying the
+            loss by its square keeps the size of gradients.
         reduction: "mean", sum(w KL) / sum(w), 0 where no row counts; "sum"; "none", w KL.
         block_size: rows that are computed at once; None chooses it from bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
@@ -210,8 +214,13 @@ def linear_softmax_kl_divergence(
     dtype = wide_dtype(rows_p, head_p.kernel, rows_q, head_q.kernel)
     logits = logits_of(soft_cap, temperature, dtype, precision)
 
-    def loss(heads: tuple[Head, Head], hidden_p: Array, hidden_q: Array, own: Own) -> Array:
-        z_p, z_q = logits(heads[0], hidden_p, own), logits(heads[1], hidden_q, own)
+    def loss(
+        heads: tuple[Head, Head], hidden_p: Array, hidden_q: Array, temperatures: PerRow
+    ) -> Array:
+        z_p, z_q = (
+            logits(heads[0], hidden_p, temperatures),
+            logits(heads[1], hidden_q, temperatures),
+        )
         return softmax_kl_divergence(z_p, z_q, where=exists, axis_name=axis_name)
 
     of_rows = (rows_p, rows_q, per_row("temperature", temperature, rows_p))

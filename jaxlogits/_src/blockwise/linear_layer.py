@@ -20,7 +20,7 @@ from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_lab
 from jaxlogits._src.mesh.reductions import agreed, num_classes
 
 # An option of which each row has its own, or nothing.
-Own = tuple[Array, ...]
+PerRow = tuple[Array, ...]
 
 # What the arrays of every head are split along; what its program is made for; its logits' options.
 HEAD = {
@@ -171,7 +171,7 @@ def existing_classes(class_where: ArrayLike | None, head: Head) -> Array | None:
     return mask[None, :]
 
 
-def per_row(name: str, option: ArrayLike, rows: Array) -> Own:
+def per_row(name: str, option: ArrayLike, rows: Array) -> PerRow:
     """An option that each row has its own of, to be cut as the rows are; nothing for a number."""
     if jnp.ndim(option) == 0:
         return ()
@@ -182,7 +182,7 @@ def per_row(name: str, option: ArrayLike, rows: Array) -> Own:
 
 def logits_of(
     soft_cap: ArrayLike | None, temperature: ArrayLike, dtype: jnp.dtype, precision: Any
-) -> Callable[[Head, Array, Own], Array]:
+) -> Callable[[Head, Array, PerRow], Array]:
     """The function that makes a block of logits, in ``dtype``.
 
     Where each row has its own temperature, those of the block come last.
@@ -193,7 +193,7 @@ def logits_of(
     unscaled = isinstance(temperature, int | float) and temperature == 1
     product = product_of(dtype, precision)
 
-    def logits(head: Head, hidden: Array, temperatures: Own) -> Array:
+    def logits(head: Head, hidden: Array, temperatures: PerRow) -> Array:
         z = product(hidden, head.kernel)
         if head.bias is not None:
             z = z + jnp.broadcast_to(head.bias.astype(dtype), z.shape)

@@ -21,7 +21,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     LOGITS,
     STATIC,
     Head,
-    Own,
+    PerRow,
     Reduction,
     are_bad,
     existing_classes,
@@ -96,32 +96,38 @@ def linear_log_probs(
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
-    warmth = per_row("temperature", temperature, rows)
+    temperatures = per_row("temperature", temperature, rows)
     if kept is not None:
         count = num_classes(head.kernel.shape, axis_name)
         ids = kept_indices(kept, rows.shape[:-1], count, "the rows of hidden")
         of_kept = _log_probs_of_kept(logits, class_where, axis_name)
-        among: Array = map_rows(of_kept, head, (rows, indices, warmth, ids), how)
+        among: Array = map_rows(of_kept, head, (rows, indices, temperatures, ids), how)
         return among
 
-    def log_probs(head: Head, hidden: Array, labels: Array, own: Own) -> Array:
-        return 0.0 - label_losses(logits(head, hidden, own), labels, head, exists, axis_name)
+    def log_probs(head: Head, hidden: Array, labels: Array, temperatures: PerRow) -> Array:
+        return 0.0 - label_losses(
+            logits(head, hidden, temperatures), labels, head, exists, axis_name
+        )
 
-    each: Array = map_rows(log_probs, head, (rows, indices, warmth), how)
+    each: Array = map_rows(log_probs, head, (rows, indices, temperatures), how)
     return each
 
 
 def _log_probs_of_kept(
-    logits: Callable[[Head, Array, Own], Array], class_where: ArrayLike | None, axis_name: AxisName
+    logits: Callable[[Head, Array, PerRow], Array],
+    class_where: ArrayLike | None,
+    axis_name: AxisName,
 ) -> Callable[..., Array]:
     """The function of a block of rows of which each has kept some classes, its own."""
 
-    def of_row(head: Head, hidden: Array, warmth: Own, own: Array) -> Array:
+    def of_row(head: Head, hidden: Array, temperatures: PerRow, own: Array) -> Array:
         bias = None if head.bias is None else head.bias[own]
         kept = Head(jnp.take(head.kernel, own, axis=1), bias)
-        return logits(kept, hidden[None], jax.tree.map(lambda x: x[None], warmth))[0]
+        return logits(kept, hidden[None], jax.tree.map(lambda x: x[None], temperatures))[0]
 
-    def log_probs(head: Head, hidden: Array, labels: Array, warmth: Own, ids: Array) -> Array:
+    def log_probs(
+        head: Head, hidden: Array, labels: Array, temperatures: PerRow, ids: Array
+    ) -> Array:
         shape = head.kernel.shape
         bad = are_bad(labels, head, axis_name)
         bad |= are_no_indices(ids, num_classes(shape, axis_name))
@@ -132,7 +138,7 @@ def _log_probs_of_kept(
         own = jnp.clip(own, 0, shape[1] - 1)
         if class_where is not None:
             keep &= jnp.asarray(class_where)[own]
-        z = jax.vmap(of_row, (None, 0, 0, 0))(head, hidden, warmth, own)
+        z = jax.vmap(of_row, (None, 0, 0, 0))(head, hidden, temperatures, own)
         hit = ids == labels[:, None].astype(ids.dtype)
         return 0.0 + spoiled_where_used(log_probs_among(z, keep, hit, bad, axis_name), bad)
 
@@ -193,14 +199,14 @@ def linear_log_probs_and_entropy(
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
-    warmth = per_row("temperature", temperature, rows)
+    temperatures = per_row("temperature", temperature, rows)
 
-    def both(head: Head, hidden: Array, labels: Array, own: Own) -> tuple[Array, Array]:
-        z = logits(head, hidden, own)
+    def both(head: Head, hidden: Array, labels: Array, temperatures: PerRow) -> tuple[Array, Array]:
+        z = logits(head, hidden, temperatures)
         losses = label_losses(z, labels, head, exists, axis_name)
         return 0.0 - losses, entropy(z, where=exists, axis_name=axis_name)
 
-    results: tuple[Array, Array] = map_rows(both, head, (rows, indices, warmth), how)
+    results: tuple[Array, Array] = map_rows(both, head, (rows, indices, temperatures), how)
     return results
 
 
@@ -257,10 +263,10 @@ def linear_top_k(
     count = as_count(k, num_classes(head.kernel.shape, axis_name))
     exists = existing_classes(class_where, head)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
-    warmth = per_row("temperature", temperature, rows)
+    temperatures = per_row("temperature", temperature, rows)
 
-    def top(head: Head, hidden: Array, own: Own) -> tuple[Array, Array]:
-        z = logits(head, hidden, own)
+    def top(head: Head, hidden: Array, temperatures: PerRow) -> tuple[Array, Array]:
+        z = logits(head, hidden, temperatures)
         log_probs = log_softmax(z, where=exists, axis_name=axis_name)
         # By the logits, of which different ones may have equal log probabilities.
         order = lax.stop_gradient(jnp.where(log_probs > -jnp.inf, z, -jnp.inf))
@@ -268,5 +274,5 @@ def linear_top_k(
         largest = row_take(log_probs, classes, axis_name)
         return largest, jnp.where(largest > -jnp.inf, classes + 1, 0)
 
-    log_probs, following = map_rows(top, head, (rows, warmth), how)
+    log_probs, following = map_rows(top, head, (rows, temperatures), how)
     return log_probs, following - 1

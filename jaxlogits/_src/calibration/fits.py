@@ -26,9 +26,7 @@ from jaxlogits._src.calibration.objectives import (
 )
 from jaxlogits._src.regression.fit import fit_logistic
 from jaxlogits._src.regression.newton import solve
-from jaxlogits._src.rows.softmax import (
-    label_mask,
-)
+from jaxlogits._src.rows.softmax import label_mask
 
 
 class TemperatureFit(NamedTuple):

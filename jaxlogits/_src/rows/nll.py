@@ -147,8 +147,8 @@ def _max_and_others(logits: Array, label: Array) -> Pair:
 
 def _reduce_short_row(logits: Array, label: Array) -> Pair:
     """A class at a time, so that a row stays in registers: half the time of a loop over 10."""
-    z = widen(logits)
-    classes = [z[..., k : k + 1] for k in range(z.shape[-1])]
+    wide = widen(logits)
+    classes = [wide[..., k : k + 1] for k in range(wide.shape[-1])]
     largest = functools.reduce(jnp.maximum, classes)
     exps = [jnp.where(label == k, 0.0, _exp_below(z, largest)) for k, z in enumerate(classes)]
     return largest, functools.reduce(jnp.add, exps)
