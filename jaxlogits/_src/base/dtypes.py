@@ -41,8 +41,8 @@ def widen(array: Array, dtype: jnp.dtype | None = None) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _rounded(x: Array, dtype: jnp.dtype) -> Array:
     """A half-precision x in a wider dtype; its gradient is rounded once, where it gets narrow."""
-    # A rounding in float32 would keep XLA:CPU from its fastest loops, which take bfloat16 as it is:
-    # over [2^18, 100] a loss takes half the time behind a barrier, and no float32 copy.
+    # A rounding in float32 would keep XLA:CPU from its fastest loops, which take bfloat16 as it is,
+    # and make it copy the logits in float32. A barrier does what the rounding is for.
     rounded: Array = lax.platform_dependent(
         x,
         cpu=lambda x: lax.optimization_barrier(x).astype(dtype),
