@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike as ArrayLike
 
+from jaxlogits._src.base import xla
+
 Array = jax.Array
 Axis = int | tuple[int, ...]
 AxisName = str | tuple[str, ...] | None
@@ -27,10 +29,8 @@ def wide_dtype(*arrays: Array) -> jnp.dtype:
 def widen(array: Array, dtype: jnp.dtype | None = None) -> Array:
     """The array in the dtype that computations run in, with one rounding to what it was given in.
 
-    XLA leaves out the rounding of a half-precision result that it fuses into its reader. Where one
-    reader sees the rounded number and another doesn't, a sum and its terms no longer belong
-    together; after this rounding all of them see the same one. It has 8 bits of exponent for every
-    dtype: float16's own 5 would flush its subnormals, and make 448 of float8_e4m3fn infinite.
+    If one reader of a half-precision array saw the rounded number and another didn't, a sum and its
+    terms would no longer belong together.
     """
     wide = wide_dtype(array) if dtype is None else dtype
     if array.dtype.itemsize > 2 or not jnp.issubdtype(array.dtype, jnp.floating):
@@ -41,14 +41,7 @@ def widen(array: Array, dtype: jnp.dtype | None = None) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _rounded(x: Array, dtype: jnp.dtype) -> Array:
     """A half-precision x in a wider dtype; its gradient is rounded once, where it gets narrow."""
-    # A rounding in float32 would keep XLA:CPU from its fastest loops, which take bfloat16 as it is,
-    # and make it copy the logits in float32. A barrier does what the rounding is for.
-    rounded: Array = lax.platform_dependent(
-        x,
-        cpu=lambda x: lax.optimization_barrier(x).astype(dtype),
-        default=lambda x: lax.reduce_precision(x.astype(dtype), 8, jnp.finfo(x.dtype).nmant),
-    )
-    return rounded
+    return xla.rounded(x, dtype)
 
 
 @_rounded.defjvp

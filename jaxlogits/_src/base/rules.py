@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,8 +65,7 @@ def times(slope: Array, tangent: Array) -> Array:
     A select that asks the tangent couldn't be transposed, so infinity is a product of two finite
     factors, which brings any number that isn't 0 beyond the greatest.
     """
-    # Behind the barrier XLA doesn't multiply it by a constant slope first, which would be infinite.
-    greatest = lax.optimization_barrier(jnp.finfo(slope.dtype).max)
+    greatest = xla.opaque(jnp.finfo(slope.dtype).max)  # nor multiplied by a constant slope first
     beyond = tangent * jnp.sign(slope) * greatest * greatest
     return tangent * _finite(slope) + jnp.where(jnp.isinf(slope), beyond, 0.0)
 

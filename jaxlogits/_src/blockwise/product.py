@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.rules import is_symbolic_zero
 
@@ -42,14 +43,11 @@ def product_of(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Arr
             least = hidden.dtype if is_bfloat16 else dtype
             dz = dz + dot(dhidden, kernel, (1, 0), least).astype(dtype)
         if not is_symbolic_zero(dkernel):
-            # Transposed by hand, behind a barrier, because XLA:CPU multiplies faster then.
-            rows = lax.optimization_barrier(hidden.T).astype(dtype)
             rounded = is_bfloat16 and precision is None
             algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if rounded else precision
-            dz = dz + dot(rows, dkernel.astype(dtype), (0, 0), precision=algorithm)
+            dz = dz + dot(hidden.astype(dtype), dkernel.astype(dtype), (1, 0), precision=algorithm)
         if is_bfloat16:
-            # Both products read one array of the logits' derivative; XLA:CPU would make two.
-            dz = lax.platform_dependent(dz, cpu=lax.optimization_barrier, default=lambda dz: dz)
+            dz = xla.one_array(dz)  # of the logits' derivative, for both products
         return z, dz
 
     return product

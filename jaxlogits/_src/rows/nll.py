@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, wide_dtype, widen
 from jaxlogits._src.base.rules import checkpointed, derivatives, product, times, weigh
 from jaxlogits._src.mesh.reductions import first_class, num_classes, row_max, row_sum
@@ -55,8 +55,7 @@ def _nll_and_sums(logits: Array, labels: Array, axis_name: AxisName) -> tuple[Ar
     """The loss, and what its derivative takes from the rows, which counts as constants."""
     sums = _label_sums(logits, labels, axis_name)
     loss = ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0]
-    # XLA:CPU would compute log1p within the loop of the caller's mean, which has a single thread.
-    return lax.optimization_barrier(loss), sums
+    return xla.apart(loss), sums  # from the caller's mean
 
 
 @_nll_and_sums.defjvp
@@ -77,8 +76,7 @@ def _nll_tangent(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _nll_gradient(logits: Array, sums: LabelSums, labels: Array, axis_name: AxisName) -> Array:
     """p - one_hot(y), which at the label is minus the sum of the others' p."""
-    # Behind the barrier the exponentials are computed again: keeping them takes memory and time.
-    exps = _exp_below(*lax.optimization_barrier((logits, sums.largest)))
+    exps = _exp_below(logits, sums.largest)
     scale = sums.factor / (1.0 + sums.excess)
     return jnp.where(label_mask(logits.shape, labels, axis_name), -sums.others, exps) * scale
 
@@ -96,9 +94,7 @@ derivatives(
 def _label_sums(logits: Array, labels: Array, axis_name: AxisName) -> LabelSums:
     """Reduce the rows. The sum leaves the label out, so that log1p sees all of a small loss."""
     label = _own_index(labels[..., None], logits, axis_name)
-    # XLA:CPU would fuse what follows into the sum, which then takes several times as long.
-    both = _max_and_others(logits, label.astype(_index_dtype(logits)))
-    largest, others = lax.optimization_barrier(both)
+    largest, others = _max_and_others(logits, label.astype(_index_dtype(logits)))
     label_logit = widen(jnp.take_along_axis(logits, label, axis=-1, mode="clip"))
     if axis_name is not None:
         largest, others = _merged(largest, others, axis_name)
@@ -136,13 +132,13 @@ def _merged(largest: Array, others: Array, axis_name: AxisName) -> Pair:
 def _max_and_others(logits: Array, label: Array) -> Pair:
     """The maximum and the sum of exp(z_j - max) over all classes but the label."""
     if _is_at_most(logits.shape[-1], _FEW_CLASSES):
-        return _reduce_short_row(logits, label)
+        both = _reduce_short_row(logits, label)
+        return xla.apart(both) if logits.dtype.itemsize < 4 else both
     pieces = _pieces(logits)
-    if pieces == 1:
-        return _reduce_row(logits, label)
-    in_pieces = functools.partial(_reduce_pieces, pieces=pieces)
-    both: Pair = lax.platform_dependent(logits, label, cpu=in_pieces, default=_reduce_row)
-    return both
+    in_pieces = functools.partial(_reduce_pieces, pieces=pieces) if pieces > 1 else _reduce_row
+    both = xla.by_device(logits, label, cpu=in_pieces, default=_reduce_row)
+    largest, others = xla.apart(both)
+    return largest, others
 
 
 def _reduce_short_row(logits: Array, label: Array) -> Pair:
@@ -156,11 +152,7 @@ def _reduce_short_row(logits: Array, label: Array) -> Pair:
 
 def _reduce_row(logits: Array, label: Array) -> Pair:
     largest = widen(jnp.max(logits, axis=-1, keepdims=True))
-    # As exp(..) <= 1, min(exp(..), (j - y)**2) is 0 at the label and exp(..) elsewhere. XLA:CPU
-    # fuses it into the sum, which it doesn't do with a select.
-    index = jnp.arange(logits.shape[-1], dtype=label.dtype)
-    offset = (jnp.broadcast_to(index, logits.shape) - label).astype(largest.dtype)
-    exps = jnp.minimum(_exp_below(logits, largest), offset * offset)
+    exps = xla.zero_at(label, _exp_below(logits, largest))
     return largest, jnp.sum(exps, axis=-1, keepdims=True)
 
 

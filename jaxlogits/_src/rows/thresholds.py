@@ -33,9 +33,7 @@ def mass_threshold(scores: Array, weights: Array, share: Array, axis_name: AxisN
     room = share * row_sum(weights, axis_name)
 
     def fits(t: Array) -> Array:
-        # A product, since a select keeps XLA:CPU from fusing the comparison into the sum.
-        below = row_sum(weights * (scores < t).astype(weights.dtype), axis_name)
-        return below <= room
+        return row_sum(jnp.where(scores < t, weights, 0.0), axis_name) <= room
 
     return _last_that(fits, scores, axis_name)
 

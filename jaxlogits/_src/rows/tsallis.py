@@ -15,6 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.exp_log import exp_bend
 from jaxlogits._src.base.rules import derivatives, times, weigh
@@ -37,7 +38,7 @@ def exp_a(x: Array, a: Array, power: int) -> Array:
 def slope_a(p: Array, a: Array, power: int) -> Array:
     """exp_a's derivative, p**(1 - a) in the support and 0 outside."""
     if power == 1:
-        return jnp.sign(p)  # which, unlike a select, XLA:CPU fuses into a row's sum
+        return xla.is_positive(p)
     inside = p > 0
     safe = jnp.where(inside, p, 1.0)
     return jnp.where(inside, jnp.sqrt(safe) if power == 2 else jnp.power(safe, 1.0 - a), p)

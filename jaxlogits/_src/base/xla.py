@@ -1,0 +1,75 @@
+"""What is said to the compiler: the same numbers, in programs that take less time or memory.
+
+Whoever reads a kernel may take each of these for the identity, or for what its name says. None is a
+guess: ``benchmarks/xla.py`` measures what each saves, and ``tests/base/test_xla.py`` looks at the
+compiled program with and without it, so that one that no longer does anything is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+T = TypeVar("T")
+
+
+def by_device(*arrays: Array, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+    """What ``cpu`` makes of the arrays if the program runs on a CPU, else what ``default`` does."""
+    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+
+
+def apart(arrays: T) -> T:
+    """The arrays, computed before and apart from whatever reads them.
+
+    XLA:CPU fuses a reduction with what is computed from its result, in a loop that then has a
+    single thread, or no vectors.
+    """
+    result: T = lax.optimization_barrier(arrays)
+    return result
+
+
+def one_array(x: Array) -> Array:
+    """The array, written once on a CPU for several readers, of which each would make its own."""
+    array: Array = by_device(x, cpu=apart, default=lambda x: x)
+    return array
+
+
+def opaque(constant: Any) -> Array:
+    """A number that isn't folded into others: big * big * tiny would become inf * tiny."""
+    return apart(jnp.asarray(constant))
+
+
+def rounded(x: Array, dtype: jnp.dtype) -> Array:
+    """Half-precision x in a wider dtype, with the rounding that it has in its own.
+
+    XLA leaves out the rounding of a half-precision result that it fuses into its reader. On a CPU a
+    barrier keeps it; a rounding in float32 would end the fastest loops, which take bfloat16 as it
+    is, and cost a float32 copy of the logits. Elsewhere the rounding has 8 bits of exponent for
+    every dtype: float16's own 5 would flush its subnormals, and make 448 of float8_e4m3fn infinite.
+    """
+    wide: Array = by_device(
+        x,
+        cpu=lambda x: apart(x).astype(dtype),
+        default=lambda x: lax.reduce_precision(x.astype(dtype), 8, jnp.finfo(x.dtype).nmant),
+    )
+    return wide
+
+
+def zero_at(position: Array, values: Array) -> Array:
+    """values in [0, 1] along the last axis, 0 at one position ``[..., 1]`` of it.
+
+    A minimum with squared distances, which XLA:CPU fuses into a sum where a select ends the loop.
+    """
+    index = jnp.arange(values.shape[-1], dtype=position.dtype)
+    distance = (jnp.broadcast_to(index, values.shape) - position).astype(values.dtype)
+    return jnp.minimum(values, distance * distance)
+
+
+def is_positive(x: Array) -> Array:
+    """1 where a number that isn't negative is positive, 0 at 0: a sign, which fuses into a sum."""
+    return jnp.sign(x)

@@ -1,0 +1,86 @@
+"""What the helpers of ``base/xla.py`` change in compiled programs, with and without them."""
+
+import inspect
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain
+import pytest
+
+from jaxlogits._src.base import xla
+from jaxlogits._src.base.rules import times
+
+# The compiler of older versions is another, for which some of the helpers do nothing.
+newest = pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="for XLA:CPU as it is since")
+
+
+def compiled(program: plain.Program, *, is_plain: bool) -> Any:
+    """Compiled from nothing, with the helper or without it."""
+    if not is_plain:
+        jax.clear_caches()
+        return jax.jit(program.fn).lower(*program.args).compile()
+    with plain.without(program.helper):
+        return compiled(program, is_plain=False)
+
+
+def operations(executable: Any) -> list[set[str]]:
+    """The operations of each computation: those of a fused loop stand together."""
+    blocks = re.split(r"\n\n", executable.as_text())
+    return [set(re.findall(r"= \S+ ([a-z0-9-]+)\(", block)) for block in blocks]
+
+
+def case(helper: str, name: str) -> Any:
+    program = next(p for p in plain.PROGRAMS if (p.helper, p.name) == (helper, name))
+    return pytest.param(program, id=f"{helper}-{name.replace(' ', '-')}")
+
+
+def test_every_helper_is_tried_and_measured() -> None:
+    helpers = {name for name, _ in inspect.getmembers(xla, inspect.isfunction)}
+    assert set(plain.PLAIN) == helpers
+    assert {program.helper for program in plain.PROGRAMS} == helpers - {"opaque"}
+
+
+@newest
+@pytest.mark.parametrize(
+    ("program", "together"),
+    [
+        (*case("apart", "losses").values, {"reduce", "exponential-minus-one"}),
+        (*case("apart", "mean of losses").values, {"reduce", "log-plus-one"}),
+    ],
+    ids=["losses", "mean of losses"],
+)
+def test_what_is_computed_from_a_sum_is_not_in_its_loop(
+    program: plain.Program, together: set[str]
+) -> None:
+    assert not any(together <= ops for ops in operations(compiled(program, is_plain=False)))
+    assert any(together <= ops for ops in operations(compiled(program, is_plain=True)))
+
+
+@newest
+@pytest.mark.parametrize(
+    "program",
+    [
+        case("by_device", "mean of losses"),
+        case("is_positive", "sparsemax"),
+        case("one_array", "gradients of a linear head"),
+        case("rounded", "mean of losses"),
+        case("zero_at", "losses"),
+    ],
+)
+def test_less_memory(program: plain.Program) -> None:
+    """The bar is a quarter less; each saves at least an array that is as large as the logits."""
+    ours, theirs = (
+        compiled(program, is_plain=is_plain).memory_analysis().temp_size_in_bytes
+        for is_plain in (False, True)
+    )
+    assert ours < 0.75 * theirs
+
+
+def test_a_constant_slope_is_not_multiplied_by_the_greatest_number() -> None:
+    """An infinite slope times a tangent of 0 is 0, however the compiler orders the factors."""
+    slope = jnp.array([jnp.inf, -jnp.inf, 2.0])
+    tangents = jnp.zeros(3)
+    np.testing.assert_array_equal(jax.jit(lambda dx: times(slope, dx))(tangents), 0.0)

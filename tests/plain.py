@@ -1,0 +1,93 @@
+"""What ``base/xla.py`` does for the compiler, left undone: for its tests and its benchmark."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import jaxlogits as jl
+from jaxlogits._src.base import xla
+
+
+def _by_default(*arrays: Any, cpu: Any, default: Any) -> Any:
+    del cpu
+    return default(*arrays)
+
+
+def _rounded(x: Any, dtype: Any) -> Any:
+    return lax.reduce_precision(x.astype(dtype), 8, jnp.finfo(x.dtype).nmant)
+
+
+def _zero_at(position: Any, values: Any) -> Any:
+    index = lax.broadcasted_iota(position.dtype, values.shape, values.ndim - 1)
+    return jnp.where(index == position, 0.0, values)
+
+
+PLAIN: dict[str, Callable[..., Any]] = {
+    "apart": lambda arrays: arrays,
+    "by_device": _by_default,
+    "is_positive": lambda x: jnp.where(x > 0, 1.0, 0.0).astype(x.dtype),
+    "one_array": lambda x: x,
+    "opaque": jnp.asarray,
+    "rounded": _rounded,
+    "zero_at": _zero_at,
+}
+
+
+@contextlib.contextmanager
+def without(name: str) -> Iterator[None]:
+    """Programs traced in here are made without one of the helpers."""
+    helper = getattr(xla, name)
+    jax.clear_caches()
+    setattr(xla, name, PLAIN[name])
+    try:
+        yield
+    finally:
+        setattr(xla, name, helper)
+        jax.clear_caches()
+
+
+class Program(NamedTuple):
+    """A program for which a helper does something, with arguments of these shapes."""
+
+    helper: str
+    name: str
+    fn: Callable[..., Any]
+    args: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def _mean(logits: Any, labels: Any) -> Any:
+    return jl.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def _rows(n: int, k: int, dtype: str = "float32") -> tuple[jax.ShapeDtypeStruct, ...]:
+    return jax.ShapeDtypeStruct((n, k), dtype), jax.ShapeDtypeStruct((n,), "int32")
+
+
+def _head(n: int, d: int, k: int, dtype: str = "float32") -> tuple[jax.ShapeDtypeStruct, ...]:
+    kernel = jax.ShapeDtypeStruct((d, k), dtype)
+    return jax.ShapeDtypeStruct((n, d), dtype), kernel, jax.ShapeDtypeStruct((n,), "int32")
+
+
+_losses = jl.softmax_cross_entropy_with_integer_labels
+_head_gradients = jax.grad(jl.linear_softmax_cross_entropy, (0, 1))
+
+PROGRAMS = [
+    Program("apart", "losses", _losses, _rows(2**16, 100)),
+    Program("apart", "mean of losses", _mean, _rows(2**20, 10)),
+    Program("by_device", "losses", _losses, _rows(64, 128256)),
+    Program("by_device", "mean of losses", _mean, _rows(64, 128256, "bfloat16")),
+    Program("is_positive", "sparsemax", jl.sparsemax, _rows(4096, 1000)[:1]),
+    Program(
+        "one_array",
+        "gradients of a linear head",
+        _head_gradients,
+        _head(1024, 256, 4096, "bfloat16"),
+    ),
+    Program("rounded", "mean of losses", _mean, _rows(2**16, 100, "bfloat16")),
+    Program("rounded", "softmax", jl.softmax, _rows(2**16, 100, "bfloat16")[:1]),
+    Program("zero_at", "losses", _losses, _rows(4096, 1000)),
+]
