@@ -214,25 +214,25 @@ STYLES = {"plain": ("#c8442d", 5, "-"), "blockwise": ("#1d3c5e", 1.5, "--")}
 def draw(
     path: Path, curves: dict[str, list[float]], sizes: list[int], needs: Memory, budget: int
 ) -> None:
-    """Save the loss curves and the memory side by side."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    """Save the loss curves over the memory."""
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(5.2, 7), layout="constrained")
     for name, (color, width, line) in STYLES.items():
-        left.plot(curves[name], color=color, linewidth=width, linestyle=line, label=name)
-        right.plot(sizes, np.array(needs[name]) / MIB, "o-", color=color, label=name)
-    left.set(xlabel="step", ylabel="mean loss of a token")
-    left.set_title("The same numbers", fontsize=11)
-    right.axhline(budget / MIB, color="#7b838d", linewidth=1, linestyle=":", label="budget")
-    right.set(xlabel="tokens in the batch", ylabel="temporary memory, MiB", xscale="log")
-    right.set_ylim(bottom=0)
-    right.set_xticks(sizes, [str(size) for size in sizes])
-    right.minorticks_off()
-    right.set_title("Memory of a training step", fontsize=11)
-    for axes in (left, right):
+        upper.plot(curves[name], color=color, linewidth=width, linestyle=line, label=name)
+        lower.plot(sizes, np.array(needs[name]) / MIB, "o-", color=color, label=name)
+    upper.set(xlabel="step", ylabel="mean loss of a token")
+    upper.set_title("The same numbers", fontsize=11)
+    lower.axhline(budget / MIB, color="#7b838d", linewidth=1, linestyle=":", label="budget")
+    lower.set(xlabel="tokens in the batch", ylabel="temporary memory, MiB", xscale="log")
+    lower.set_ylim(bottom=0)
+    lower.set_xticks(sizes, [str(size) for size in sizes])
+    lower.minorticks_off()
+    lower.set_title("Memory of a training step", fontsize=11)
+    for axes in (upper, lower):
         axes.legend(frameon=False)
         axes.grid(color="#e6e8eb", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

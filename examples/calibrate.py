@@ -224,9 +224,9 @@ def draw_reliability(axes: plt.Axes, answers: Answers, title: str, color: str) -
     error = jl.expected_calibration_error(answers.logits, answers.labels)
     axes.plot([0, 1], [0, 1], color=REST, linewidth=1)
     axes.vlines(curve.confidence, curve.confidence, curve.accuracy, color=color, linewidth=1)
-    sizes = 20 + 400 * curve.weight / curve.weight.sum()
+    sizes = 15 + 200 * curve.weight / curve.weight.sum()
     axes.scatter(curve.confidence, curve.accuracy, s=sizes, color=color, alpha=0.8, linewidth=0)
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.05), ylim=(0, 1.05))
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.08), ylim=(0, 1.08))
     axes.set_title(f"{title}: error {error:.3f}", fontsize=11)
 
 
@@ -236,13 +236,13 @@ def draw_nines(axes: plt.Axes, test: Answers, temperature: Array) -> None:
     calibrated = test._replace(logits=test.logits / temperature)
     for answers, color, name in ((test, BEFORE, "as trained"), (calibrated, AFTER, "calibrated")):
         curve = jl.binary_reliability_curve(*ask_for_nines(answers), num_bins=8)
-        sizes = 20 + 400 * curve.weight / curve.weight.sum()
+        sizes = 15 + 200 * curve.weight / curve.weight.sum()
         axes.scatter(
             curve.probability, curve.rate, s=sizes, color=color, alpha=0.8, linewidth=0, label=name
         )
-    axes.set(xlabel="probability of a nine", ylabel="rate", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+    axes.set(xlabel="probability of a nine", ylabel="rate", xlim=(-0.08, 1.08), ylim=(-0.08, 1.08))
     axes.set_title("Is it a nine?", fontsize=11)
-    legend = axes.legend(frameon=False, loc="upper left")
+    legend = axes.legend(frameon=False, loc="lower right")
     for handle in legend.legend_handles:
         handle.set_sizes([40])
 
@@ -261,7 +261,7 @@ def draw_coverage(axes: plt.Axes, held_out: Answers, test: Answers) -> None:
 
 def draw(path: Path, held_out: Answers, test: Answers, temperature: Array) -> None:
     """Save the figure."""
-    figure, axes = plt.subplots(2, 2, figsize=(8, 8.2), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(5.2, 5.4), layout="constrained")
     axes = axes.ravel()
     draw_reliability(axes[0], test, "As trained", BEFORE)
     draw_reliability(axes[1], test._replace(logits=test.logits / temperature), "Calibrated", AFTER)
@@ -273,7 +273,7 @@ def draw(path: Path, held_out: Answers, test: Answers, temperature: Array) -> No
         axis.grid(color="#e6e8eb", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

@@ -197,8 +197,8 @@ def an_undecided_place(text: Text, model: Model) -> Array:
 def draw(path: Path, text: Text, model: Model, results: dict[str, Written]) -> None:
     """Save the figure."""
     logits = an_undecided_place(text, model)
-    order = np.argsort(-np.asarray(logits))[:24]
-    figure, axes = plt.subplots(len(RULES), 2, figsize=(11, 10), layout="constrained", sharex="col")
+    order = np.argsort(-np.asarray(logits))[:12]
+    figure, axes = plt.subplots(len(RULES), 2, figsize=(5.2, 8), layout="constrained", sharex="col")
     for (left, right), (name, rule) in zip(axes, RULES.items(), strict=True):
         shaped = jax.jit(rule)(logits)
         before, after = np.asarray(jl.softmax(logits))[order], np.asarray(jl.softmax(shaped))[order]
@@ -209,14 +209,12 @@ def draw(path: Path, text: Text, model: Model, results: dict[str, Written]) -> N
         right.set_ylim(-0.2, 3.2)
         for axis in (left, right):
             axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_title(
-        "Probability of the next character: before (pale), after (dark)", fontsize=10
-    )
-    axes[0, 1].set_title("Entropy while writing, in nats", fontsize=10)
+    axes[0, 0].set_title("Next character:\nall (pale), kept (dark)", fontsize=10)
+    axes[0, 1].set_title("Entropy while\nwriting, in nats", fontsize=10)
     axes[-1, 0].set_xticks(range(len(order)), [repr(text.alphabet[k])[1:-1] for k in order])
     axes[-1, 1].set_xlabel("character")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

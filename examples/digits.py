@@ -199,14 +199,14 @@ def draw_image(axes: tuple[plt.Axes, plt.Axes], image: Array, probs: Array, labe
     colors[decision] = WRONG
     colors[label] = RIGHT
     picture.imshow(image.reshape(8, 8), cmap="gray_r")
-    verdict = f"{decision}" if decision == label else f"{decision}, but it is a {label}"
+    verdict = f"{decision}" if decision == label else f"{decision} (is {label})"
     picture.set_title(verdict, color=RIGHT if decision == label else WRONG, fontsize=10)
     picture.set_axis_off()
     bars.bar(range(10), probs, color=colors)
     bars.set_ylim(0, 1)
-    bars.set_xticks(range(10))
-    bars.set_yticks([0, 0.5, 1])
-    bars.tick_params(labelsize=7, length=2)
+    bars.set_xticks([0, 3, 6, 9])
+    bars.set_yticks([0, 1])
+    bars.tick_params(labelsize=9, length=2)
     bars.spines[["top", "right"]].set_visible(False)
 
 
@@ -215,25 +215,25 @@ def draw(path: Path, data: Digits, logits: Array, losses: list[float]) -> None:
     order = hardest_first(logits, data.labels)
     chosen = [*order[:4], *order[len(order) // 2 :: len(order) // 8][:4]]
     probs = jl.softmax(logits)
-    figure = plt.figure(figsize=(12, 5.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.9, 1])
-    title = "The four hardest test images and four ordinary ones (green: the truth; red: a mistake)"
-    left.suptitle(title, fontsize=11)
-    axes = left.subplots(4, 4, height_ratios=[1.5, 1, 1.5, 1])
+    figure = plt.figure(figsize=(5.2, 8), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1.9, 1])
+    title = "The four hardest test images and four ordinary ones\n(green: the truth; red: a mistake)"
+    upper.suptitle(title, fontsize=11)
+    axes = upper.subplots(4, 4, height_ratios=[1.5, 1, 1.5, 1])
     for place, index in enumerate(chosen):
         row, column = divmod(place, 4)
         pair = (axes[2 * row, column], axes[2 * row + 1, column])
         draw_image(pair, data.images[index], probs[index], int(data.labels[index]))
     for row in (1, 3):
-        axes[row, 0].set_ylabel("probability", fontsize=8)
-    curve = right.subplots()
+        axes[row, 0].set_ylabel("probability", fontsize=9)
+    curve = lower.subplots()
     curve.plot(losses, color="#30507a")
     curve.set(xlabel="step", ylabel="mean training loss", yscale="log")
     curve.set_title("Cross entropy while learning", fontsize=11)
     curve.grid(which="both", color="#e6e8eb", linewidth=0.6)
     curve.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

@@ -203,25 +203,26 @@ def show_owners(axes: plt.Axes, title: str, spec: P, data: int, model: int) -> N
 
 def draw(path: Path, runs: dict[str, Run]) -> None:
     """Save who holds what on (data 4, model 2), and the losses of all meshes."""
-    figure, panels = plt.subplots(
-        1, 4, figsize=(12, 3.6), width_ratios=[1, 2, 2, 3], layout="constrained"
-    )
+    figure = plt.figure(figsize=(5.2, 6), layout="constrained")
+    upper, lower = figure.subfigures(2, 1)
+    panels = upper.subplots(1, 3, width_ratios=[1, 2, 2])
+    curve = lower.subplots()
     matrices = {
         "hidden [N, D]": P("data", None),
         "kernel [D, K]": P(None, "model"),
         "logits [N, K]": P("data", "model"),
     }
-    for axes, (title, spec) in zip(panels, matrices.items(), strict=False):
+    for axes, (title, spec) in zip(panels, matrices.items(), strict=True):
         show_owners(axes, title, spec, 4, 2)
     styles = [("#c8442d", 5, "-"), ("#1d3c5e", 1.5, "--")]
     for (name, run), (color, width, line) in zip(runs.items(), styles, strict=False):
-        panels[3].plot(run.losses, color=color, linewidth=width, linestyle=line, label=name)
-    panels[3].set(xlabel="step", ylabel="loss")
-    panels[3].set_title("The same losses", fontsize=10)
-    panels[3].legend(frameon=False)
-    panels[3].spines[["top", "right"]].set_visible(False)
+        curve.plot(run.losses, color=color, linewidth=width, linestyle=line, label=name)
+    curve.set(xlabel="step", ylabel="loss")
+    curve.set_title("The same losses", fontsize=10)
+    curve.legend(frameon=False)
+    curve.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
@@ -237,7 +238,7 @@ def make_mesh(devices: list[jax.Device]) -> Mesh:
     return jax.make_mesh(shape, ("data", "model"), (AxisType.Auto,) * 2, devices=devices)
 
 
-def main(options: Options = DEFAULT, figure: Path = Path("examples/output/mesh.png")) -> float:
+def main(options: Options = DEFAULT, figure: Path = Path("examples/output/sharding.png")) -> float:
     """Train on one device and on all; returns the largest relative difference of the losses."""
     text = encode(read_tokens(options.num_files), options.vocabulary_size)
     devices = jax.devices()
@@ -265,7 +266,7 @@ def main(options: Options = DEFAULT, figure: Path = Path("examples/output/mesh.p
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a head that is split over a mesh.")
     parser.add_argument("--steps", type=int, default=DEFAULT.steps)
-    parser.add_argument("--figure", type=Path, default=Path("examples/output/mesh.png"))
+    parser.add_argument("--figure", type=Path, default=Path("examples/output/sharding.png"))
     parser.add_argument("--pod", action="store_true", help="started on every host of a pod")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)  # where there is nothing but a CPU

@@ -210,11 +210,11 @@ def show_separated() -> Separated:
 def draw_separated(axes: plt.Axes, separated: Separated) -> None:
     """Both likelihoods over the coefficient."""
     values, plain, penalized, estimate = separated
-    axes.plot(values, plain, color="#b8bec6", linewidth=2, label="log likelihood")
+    axes.plot(values, plain, color="#7b838d", linewidth=2, label="log likelihood")
     axes.plot(values, penalized, color="#2a7f62", linewidth=2, label="with Firth's penalty")
     axes.axvline(estimate, color="#2a7f62", linewidth=1, linestyle=":")
-    axes.set(xlabel="coefficient of new vessels", ylabel="below the largest", ylim=(-5, 0.3))
-    axes.set_title("Separated data: no largest likelihood", fontsize=11)
+    axes.set(xlabel="coefficient of new vessels", ylabel="relative to the maximum", ylim=(-5, 0.3))
+    axes.set_title("Separated data: the likelihood has no maximum", fontsize=11)
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -223,7 +223,7 @@ def draw_separated(axes: plt.Axes, separated: Separated) -> None:
 # ## The figure
 #
 # How the bootstrap's odds ratios are distributed, with the intervals that the curvature gives; and
-# beside it what happens where the data are separated.
+# below it what happens when the data are separated.
 
 
 # %%
@@ -242,20 +242,20 @@ def draw_bootstrap(axes: plt.Axes, fit: jl.LogisticFit, fits: jl.LogisticFit) ->
     axes.axvline(0, color="#b8bec6", zorder=0)
     ratios = jnp.array([1, 2, 5, 10, 20, 50, 100, 200, 500])
     axes.set_xticks(jnp.log(ratios), [f"{ratio}" for ratio in ratios])
-    axes.set_xlabel("odds ratio of malignant, for one standard deviation more")
+    axes.set_xlabel("odds ratio for one standard deviation more")
     axes.set_yticks(range(len(MEASURED)), MEASURED)
     axes.invert_yaxis()
-    axes.set_title(f"Wald's 95 % intervals over {len(coefficients)} bootstrap fits", fontsize=11)
+    axes.set_title(f"Wald intervals (95 %) over {len(coefficients)} bootstrap fits", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit, separated: Separated) -> None:
     """Save the figure."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained", width_ratios=[3, 2])
+    figure, axes = plt.subplots(2, 1, figsize=(5.2, 6.4), layout="constrained")
     draw_bootstrap(axes[0], fit, fits)
     draw_separated(axes[1], separated)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

@@ -196,14 +196,14 @@ def share_right(model: Model, options: Options) -> float:
 def draw(path: Path, progress: Progress) -> None:
     """Save the figure."""
     titles = ["Reward", "Entropy, in nats", "Probability that top-p keeps"]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
+    figure, axes = plt.subplots(3, 1, figsize=(5.2, 5.6), layout="constrained", sharex=True)
     for axis, title, values in zip(axes, titles, progress, strict=True):
         axis.plot(values, color="#30507a", linewidth=0.8)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
+        axis.set_title(title, loc="left", fontsize=11)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("step")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
