@@ -488,38 +488,39 @@ def page(store: dict[str, Any]) -> str:
 WHEN = """\
 # Comparison with optax, JAX, PyTorch and others
 
-jaxlogits covers what comes after the last layer and nothing else, so it is used together with other
-libraries: optax trains the model, for instance. These are the cases in which another library is the
-better choice:
+jaxlogits covers what comes after the last layer and nothing else, so it is used together with
+other libraries: optax trains the model, for instance. These are the cases in which another library
+is the better choice:
 
 - **optax** has CTC, ranking, metric-learning and regression losses, which aren't here, and you
-  probably have it installed already. Its losses of logits are fine as long as the logits are moderate
-  and finite. On a CPU its float32 loss with gradient is faster for 100 classes or more:
+  probably have it installed already. Its losses of logits are fine as long as the logits are
+  moderate and finite. On a CPU its float32 loss with gradient is faster for 100 classes or more:
   [speed](speed.md).
-- **`jax.nn`** needs no other package. Its reductions keep the dtype of half-precision logits, whereas
-  these return float32.
+- **`jax.nn`** needs no other package. Its reductions keep the dtype of half-precision logits,
+  whereas these return float32.
 - **PyTorch**: if the model is written in PyTorch, use its functions. These are for JAX.
-- **CCE** and **Liger** have hand-written Triton kernels for GPUs, and Liger has ready-made preference
-  losses. Here everything is compiled by XLA.
-- **tokamax** has hand-written kernels for GPUs and TPUs, and needs the least temporary memory on a CPU.
+- **CCE** and **Liger** have hand-written Triton kernels for GPUs, and Liger has ready-made
+  preference losses. Here everything is compiled by XLA.
+- **tokamax** has hand-written kernels for GPUs and TPUs, and needs the least temporary memory on a
+  CPU.
 - **entmax** also has normmax and budgets.
 - **netcal** also has histogram binning, isotonic regression, beta calibration, and calibration for
   regression and object detection.
-- **statsmodels** has formulas, diagnostics, many more models, and years of use. The fits here run on
-  accelerators, under `jit`, `vmap` and `grad`."""
+- **statsmodels** has formulas, diagnostics, many more models, and years of use. The fits here run
+  on accelerators, under `jit`, `vmap` and `grad`."""
 
 EDGES_TEXT = """\
-In float32 unless stated otherwise, on a CPU. The name of an error means that it was raised. The loss
-in the JAX column is written with `jax.nn.log_softmax`. The CCE column is its reference
-implementation, `impl="torch_compile"`, since its Triton kernels don't run on a CPU. Liger's kernels
-run in Triton's interpreter. Neither has been run on a GPU here. The tokamax column is its
-`chunked_xla`, which is correct only if the number of classes is a multiple of 2048, as in the fifth
-row and under Transforms below. torch's head is `torch.nn.functional.linear_cross_entropy`."""
+In float32 unless stated otherwise, on a CPU. The name of an error means that it was raised. The
+loss in the JAX column is written with `jax.nn.log_softmax`. The CCE column is its reference
+implementation, `impl="torch_compile"`, since its Triton kernels don't run on a CPU. Liger's
+kernels run in Triton's interpreter. Neither has been run on a GPU here. The tokamax column is its
+`chunked_xla`, which is correct only if the number of classes is a multiple of 2048, as in the
+fifth row and under Transforms below. torch's head is `torch.nn.functional.linear_cross_entropy`."""
 
 TRANSFORMS_TEXT = """\
-Each is run on one row and compared with its closed form in float64, with respect to the logits or to
-hidden. "wrong" means that it returned a wrong result without an error. (HVP: Hessian-vector product.
-In PyTorch the transforms are those of `torch.func`, and reverse over reverse is
+Each is run on one row and compared with its closed form in float64, with respect to the logits or
+to hidden. "wrong" means that it returned a wrong result without an error. (HVP: Hessian-vector
+product. In PyTorch the transforms are those of `torch.func`, and reverse over reverse is
 `torch.autograd.grad` with `create_graph=True`.) [The linear head's own
 table](../benchmarks/results/linear-head-cpu.md) has eleven transforms, `shard_map` and `export`
 among them."""
@@ -531,12 +532,12 @@ Liger aren't in it, because their kernels need a GPU."""
 
 TIMES_TEXT = """\
 [Speed](speed.md) and [accuracy](accuracy.md) compare with optax, `jax.nn`, SciPy and torch,
-[regression](../benchmarks/results/regression-cpu.md) with statsmodels and scikit-learn. Forward times
-of other functions, in float32, on {machine}:"""
+[regression](../benchmarks/results/regression-cpu.md) with statsmodels and scikit-learn. Forward
+times of other functions, in float32, on {machine}:"""
 
 HOW = """\
-Written by `benchmarks/comparison.py`. A column is measured if its library is installed, and
-kept otherwise, with the versions above. The names in the feature tables were looked up in these
+Written by `benchmarks/comparison.py`. A column is measured if its library is installed, and kept
+otherwise, with the versions above. The names in the feature tables were looked up in these
 versions. [Differences](differences.md) lists all differences in results and arguments."""
 
 

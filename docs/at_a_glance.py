@@ -123,7 +123,12 @@ def draw_memory(path: Path) -> None:
         text = name.removesuffix(" on hidden @ kernel")
         label = f"{text}, {size:.0f} MiB" if color != REST else text
         axes.annotate(
-            label, (rows[-1] * 1.08, size * at), color=color, va="center", fontsize=10, weight=weight
+            label,
+            (rows[-1] * 1.08, size * at),
+            color=color,
+            va="center",
+            fontsize=10,
+            weight=weight,
         )
     axes.set_xlabel("rows (tokens); 32,000 classes, 512 features, float32")
     axes.set_title("Temporary memory of loss and gradients", loc="left", fontsize=11)

@@ -56,9 +56,7 @@ def draw_link() -> None:
     x = jnp.linspace(1.67, 1.9, 200)
     log_odds = fit.coefficients[0] + fit.coefficients[1] * (x - 1.8)
     share = KILLED / BEETLES
-    figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(5.2, 6), layout="constrained", sharex=True
-    )
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(5.2, 6), layout="constrained", sharex=True)
     upper.plot(x, jl.sigmoid(log_odds), color=LINE)
     upper.scatter(LOG_DOSE, share, color=DOT, zorder=3)
     upper.set(ylabel="share killed", ylim=(-0.03, 1.03))

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # Calibration: making probabilities mean what they say
+# # Calibration: probabilities that match frequencies
 #
-# A classifier that has learned its few training images by heart is surer than it should be. We
-# measure by how much, put it right with a single number, and let it answer with *sets* of digits
-# that hold the truth as often as we ask for.
+# A classifier that has memorized its few training images is overconfident. We measure by how much,
+# fix it with a single number (temperature scaling), and let it answer with *sets* of digits that
+# contain the truth as often as we ask for (conformal prediction).
 #
 # Run it with `pip install -e '.[examples]' && python examples/calibrate.py`.
 
@@ -29,8 +29,8 @@ Array = jax.Array
 # %% [markdown]
 # ## The data
 #
-# scikit-learn's 1797 handwritten digits in three parts: few to learn from, so that learning them by
-# heart is easy; some to calibrate with, which the model hasn't seen; and the rest to test.
+# scikit-learn's 1797 handwritten digits in three parts: a few for training, so that they are easy
+# to memorize; some for calibration, which the model hasn't seen; and the rest for testing.
 
 
 # %%
@@ -57,9 +57,9 @@ def load_data() -> tuple[Digits, Digits, Digits]:
 
 
 # %% [markdown]
-# ## A model that is too sure
+# ## An overconfident model
 #
-# One hidden layer of 64 units, trained until it makes no mistake and then for a long time more. By
+# One hidden layer of 64 units, trained until it makes no mistakes, and then for much longer. By
 # then the loss falls only because the logits grow.
 
 
@@ -103,11 +103,11 @@ def train(data: Digits, steps: int) -> Network:
 
 
 # %% [markdown]
-# ## One number puts it right
+# ## Temperature scaling
 #
 # Dividing the logits by a temperature T keeps their order, and so every decision; it only makes the
-# probabilities milder. `fit_temperature` finds the T at which the images to calibrate with are
-# likeliest. Its errors before and after are measured on the test images.
+# probabilities less extreme. `fit_temperature` finds the T that maximizes the likelihood of the
+# calibration images. The errors before and after are measured on the test images.
 
 
 # %%
@@ -132,12 +132,12 @@ def show_calibration(logits: Array, labels: Array, temperature: Array) -> None:
 
 
 # %% [markdown]
-# ## Sets that keep a promise
+# ## Conformal sets
 #
-# A set of digits instead of one: all those that can't be ruled out. A score says how strange a
-# digit is for an image, and the threshold comes from the scores of the truth on the images to
-# calibrate with. However bad the model, the sets of new images hold the truth as often as promised;
-# a bad model pays with large sets.
+# Answer with a set of digits: all those that can't be ruled out. A score says how unlikely a digit
+# is for an image, and a threshold is computed from the scores of the true digits of the calibration
+# images. However bad the model is, the sets for new images contain the truth as often as promised;
+# a bad model just has larger sets.
 
 
 # %%
@@ -181,10 +181,10 @@ def show_sets(held_out: Answers, test: Answers) -> None:
 
 
 # %% [markdown]
-# ## Yes or no
+# ## Binary questions
 #
-# Whether the digit is a nine is one question of yes or no, whose log-odds are the class against all
-# others. How often is it one where the model says 20 %?
+# Whether the digit is a nine is a binary question, and its log-odds are those of the class against
+# all others. If the model says 20 %, how often is it a nine?
 
 
 # %%
@@ -209,9 +209,9 @@ def show_nines(test: Answers, temperature: Array) -> None:
 # %% [markdown]
 # ## The figure
 #
-# A reliability diagram shows how often answers are right over how sure they are; calibrated ones
-# are on the diagonal. The larger a dot, the more images. The third picture asks for nines alone,
-# and the last one shows the coverage of the sets over the promised one.
+# A reliability diagram shows accuracy over confidence; calibrated models are on the diagonal. The
+# larger a dot, the more images it stands for. The third panel is about nines only, and the last one
+# shows the coverage of the sets over the promised coverage.
 
 
 # %%
@@ -278,7 +278,7 @@ def draw(path: Path, held_out: Answers, test: Answers, temperature: Array) -> No
 
 
 # %% [markdown]
-# ## All of it
+# ## Putting it together
 
 
 # %%

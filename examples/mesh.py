@@ -1,13 +1,13 @@
 # %% [markdown]
-# # One device or a pod: a head whose classes and rows are split
+# # One device or eight: a head whose classes and rows are sharded
 #
 # The same training step on one device and on a mesh of eight, (data, model) = (4, 2): the tokens of
 # a batch are split four ways and the words of the vocabulary two ways. No device ever has a whole
 # row of logits, and the losses are the same.
 #
-# Run it with `pip install -e '.[examples]' && python examples/mesh.py`. It makes eight devices of
-# the CPU; on a machine with TPUs or GPUs those are taken. On a pod slice, start the same file on
-# every host with `--pod`: nothing changes but the mesh, which then has all of the pod's devices.
+# Run it with `pip install -e '.[examples]' && python examples/mesh.py`. It splits the CPU into
+# eight devices; on a machine with TPUs or GPUs it uses those. On a pod slice, start the same file
+# on every host with `--pod`: only the mesh changes, which then has all devices of the pod.
 
 # %%
 import argparse
@@ -48,7 +48,7 @@ DEFAULT = Options()
 #
 # The embeddings of the last four tokens, mixed by one layer, are scored against a kernel `[D, K]`.
 # The classes of the kernel are split over `model`, and so are the rows of the embedding, which are
-# words too. Everything that has a row for each token is split over `data`.
+# words as well. Everything with a row for each token is split over `data`.
 
 # %%
 CONTEXT = 4
@@ -94,9 +94,9 @@ def place(mesh: Mesh, tree: object, specs: object) -> object:
 # ## The loss
 #
 # Inside `shard_map` every device has its slice of the tokens and its slice of the classes. Labels
-# are indices into the whole vocabulary. `axis_name` says over which axis of the mesh the classes
-# are split, `row_axis_name` over which the rows are: the mean is that of all tokens, and the
-# gradients are those of the whole. That is all that a mesh adds to the loss.
+# are indices into the whole vocabulary. `axis_name` names the mesh axis over which the classes are
+# split, `row_axis_name` the one over which the rows are split: the mean is over all tokens, and the
+# gradients are complete. That is all that a mesh adds to the loss.
 
 
 # %%
@@ -135,8 +135,8 @@ def step(mesh: Mesh, state: State, context: Array, labels: Array) -> tuple[State
 # %% [markdown]
 # ## Training on a mesh
 #
-# The compiled program says what it sends and what each device holds. (With two axes that XLA shards
-# by itself, looking up the embedding and its gradient send something too.)
+# The compiled program shows what it sends and what each device holds. (Looking up the embedding,
+# which XLA shards by itself, and its gradient send something, too.)
 
 
 # %%
@@ -227,7 +227,7 @@ def draw(path: Path, runs: dict[str, Run]) -> None:
 
 
 # %% [markdown]
-# ## All of it
+# ## Putting it together
 
 
 # %%

@@ -31,6 +31,12 @@ def test_the_gallery_has_every_figure() -> None:
     assert sorted(shown) == sorted(drawn)
 
 
+def test_architecture_names_every_module() -> None:
+    rooms = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    modules = {path.stem for path in (ROOT / "jaxlogits" / "_src").rglob("[!_]*.py")}
+    assert modules <= set(re.findall(r"\w+", rooms))
+
+
 @pytest.mark.parametrize(("index", "folder"), [("index.md", "."), ("recipes.md", "recipes")])
 def test_index_leads_to_every_page(index: str, folder: str) -> None:
     links = re.findall(r"\]\((.+?\.md)\)", (ROOT / "docs" / index).read_text())
