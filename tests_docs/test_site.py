@@ -354,6 +354,27 @@ def test_figures_are_dark_in_the_dark(browser: Any, site: Path) -> None:
     assert styles[1].startswith("invert")
 
 
+def test_figures_can_be_read_on_a_phone(browser: Any, site: Path) -> None:
+    """Shown as a whole, and not so small that their font of 9 points or more has under 8 pixels."""
+    # 160 dots per inch and 72 points per inch.
+    smallest = 8 / (9 * 160 / 72)
+    images = "[...document.querySelectorAll('article p > img')]"
+    script = f"return {images}.map((image) => [image.width, image.naturalWidth])"
+    drawn = 0
+    for page in (
+        "README",
+        "docs/what-is-a-logit",
+        "docs/speed",
+        "docs/sharding",
+        "docs/regression",
+    ):
+        at(browser, site, f"{page}.html", PHONE)
+        for shown, natural in browser.execute_script(script):
+            assert smallest * natural <= shown < PHONE[0], page
+            drawn += 1
+    assert drawn >= 9
+
+
 def test_pages_say_what_they_are(site: Path) -> None:
     page = (site / "docs" / "recipes" / "distillation.html").read_text()
     assert re.search(r'<meta name="description" content="Hinton et al', page)
