@@ -1,4 +1,4 @@
-"""Figures of README and docs/speed.md are drawn from tables, which have what README says of them."""
+"""Figures of README and docs/speed.md are drawn from tables, and README says what these say."""
 
 import importlib.util
 import re
