@@ -67,3 +67,19 @@ def test_the_site_of_a_release_installs_as_the_index_says(
         pages.add_contents(app, "README", source)
         start = metadata.released(readme, ref or "").partition("## ")[0]
         assert source[0].startswith(start), ref
+
+
+def test_notebooks_of_a_release_open_in_colab(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("furo", reason="what builds the site isn't installed")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_site"))
+    import pages
+
+    colab = r"\(https://colab\.research\.google\.com/github/someone/jaxlogits/blob/v0\.1\.0/(.+?)\)"
+    for path in (ROOT / "examples" / "notebooks").glob("*.ipynb"):
+        monkeypatch.setattr(pages, "REPOSITORY", "someone/jaxlogits")
+        monkeypatch.setattr(pages, "REF", "v0.1.0")
+        page = dict(pages.notebook_page(path))[f"{path.stem}.md"].decode()
+        assert [ROOT / place for place in re.findall(colab, page)] == [path]
+        monkeypatch.setattr(pages, "REPOSITORY", None)  # no release, no link
+        page = dict(pages.notebook_page(path))[f"{path.stem}.md"].decode()
+        assert "colab.research" not in page
