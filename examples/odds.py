@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Odds ratios: the other meaning of logit
 #
-# In statistics the logit is a *link*: the log-odds of yes are a linear function of what is known.
-# Each coefficient, exponentiated, is an odds ratio: what one more unit of a feature multiplies the
-# odds by. Here we ask which measurements of a cell sample speak for cancer, how sure we can be of
-# it, and find that the answer is a logits layer with a single unit.
+# In statistics the logit is a *link*: the log-odds of an event are a linear function of the
+# features. Each coefficient, exponentiated, is an odds ratio: the factor by which one more unit of
+# a feature multiplies the odds. Here we ask which measurements of a cell sample indicate cancer,
+# and how certain that is, and see that the model is a logits layer with a single unit.
 #
 # Run it with `pip install -e '.[examples]' && python examples/odds.py`.
 
@@ -31,9 +31,9 @@ Array = jax.Array
 # %% [markdown]
 # ## The data
 #
-# scikit-learn brings 569 samples that a doctor took, of which 212 turned out to be malignant. We
-# take four measurements of the cells' nuclei, each in units of its standard deviation from its
-# mean, and a column of ones: no function of this library adds an intercept by itself.
+# scikit-learn comes with 569 biopsies, of which 212 were malignant. We take four measurements of
+# the cell nuclei, standardized, and a column of ones: no function of this library adds an intercept
+# by itself.
 
 
 # %%
@@ -61,8 +61,8 @@ def load_data() -> Samples:
 # %% [markdown]
 # ## The fit
 #
-# `fit_logistic` finds the coefficients that make the labels likeliest, by Newton's method, in a few
-# steps. The curvature at the maximum says how sure they are, and from it come standard errors,
+# `fit_logistic` maximizes the likelihood of the labels by Newton's method, in a few steps. The
+# curvature at the maximum gives the covariance of the coefficients, and with it standard errors,
 # tests and intervals.
 
 
@@ -93,9 +93,9 @@ def show_table(fit: jl.LogisticFit) -> None:
 # %% [markdown]
 # ## The bootstrap
 #
-# Those intervals trust the model. The bootstrap doesn't: it draws the samples anew, with
-# replacement, fits again, and looks at how the coefficients vary. Drawing a sample three times is
-# giving it weight 3, so a thousand fits are one `vmap` over a thousand rows of weights.
+# Those intervals assume that the model is right. The bootstrap doesn't: it resamples the data with
+# replacement, fits again, and looks at how the coefficients vary. Drawing a sample three times
+# means giving it weight 3, so a thousand fits are one `vmap` over a thousand rows of weights.
 
 
 # %%
@@ -117,7 +117,7 @@ def show_bootstrap(fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
     print(f"\n{len(good)} of {len(fits.converged)} bootstrap fits converged; 95 % intervals:")
     wald = jl.summarize(fit).confidence_intervals
     drawn = jnp.quantile(good, jnp.array([0.025, 0.975]), axis=0)
-    print(f"{'':16}  {'by the curvature':>16}  {'by the bootstrap':>16}")
+    print(f"{'':16}  {'Wald':>16}  {'bootstrap':>16}")
     for i, name in enumerate(NAMES):
         both = (f"{low:7.2f}  {high:7.2f}" for low, high in (wald[i], drawn[:, i]))
         print(f"{name:16}  {'  '.join(both)}")
@@ -126,10 +126,10 @@ def show_bootstrap(fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
 # %% [markdown]
 # ## The two meanings meet
 #
-# A neural network's last layer makes logits: a linear function of its inputs, trained by gradient
-# descent on a cross entropy. With one unit, and the measurements as its inputs, its loss is the
-# negative log likelihood that Newton's method minimised. So the kernel that it learns *is* the
-# column of coefficients, and its logit is the log-odds.
+# A neural network's last layer computes logits: a linear function of its inputs, trained by
+# gradient descent on a cross entropy. With one unit, and the measurements as inputs, its loss is
+# the negative log likelihood that Newton's method minimized. So the kernel that it learns *is* the
+# vector of coefficients, and its logit is the log-odds.
 
 
 # %%
@@ -160,13 +160,13 @@ def show_layer(fit: jl.LogisticFit, kernel: Array, steps: int) -> None:
 
 
 # %% [markdown]
-# ## Where there is no largest likelihood
+# ## Separated data, and Firth's penalty
 #
-# Of 79 women with endometrial cancer, all thirteen whose tumour has new vessels have one of high
-# grade. So the likelihood grows for ever with that coefficient, and most packages print some large
-# number with a huge standard error. `fit_logistic` says that the data are separated. With Firth's
-# penalty, half the log determinant of the information, there is an answer: where the likelihood is
-# flat the data say nothing, and the penalty takes as much off as they say less.
+# Of 79 women with endometrial cancer, all thirteen whose tumour has new vessels have a high-grade
+# tumour. So the likelihood keeps growing with that coefficient, and most packages print some large
+# number with a huge standard error. `fit_logistic` reports that the data are separated. Firth's
+# method adds half the log determinant of the information to the log likelihood, which falls where
+# the likelihood becomes flat, so that there is a maximum.
 
 
 # %%
@@ -210,11 +210,11 @@ def show_separated() -> Separated:
 def draw_separated(axes: plt.Axes, separated: Separated) -> None:
     """Both likelihoods over the coefficient."""
     values, plain, penalized, estimate = separated
-    axes.plot(values, plain, color="#b8bec6", linewidth=2, label="log likelihood")
+    axes.plot(values, plain, color="#7b838d", linewidth=2, label="log likelihood")
     axes.plot(values, penalized, color="#2a7f62", linewidth=2, label="with Firth's penalty")
     axes.axvline(estimate, color="#2a7f62", linewidth=1, linestyle=":")
-    axes.set(xlabel="coefficient of new vessels", ylabel="below the largest", ylim=(-5, 0.3))
-    axes.set_title("Separated data: no largest likelihood", fontsize=11)
+    axes.set(xlabel="coefficient of new vessels", ylabel="relative to the maximum", ylim=(-5, 0.3))
+    axes.set_title("Separated data: the likelihood has no maximum", fontsize=11)
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -222,8 +222,8 @@ def draw_separated(axes: plt.Axes, separated: Separated) -> None:
 # %% [markdown]
 # ## The figure
 #
-# How the bootstrap's odds ratios are distributed, with the intervals that the curvature gives; and
-# beside it what happens where the data are separated.
+# The distribution of the bootstrap's odds ratios, with the Wald intervals; below, what happens when
+# the data are separated.
 
 
 # %%
@@ -242,25 +242,25 @@ def draw_bootstrap(axes: plt.Axes, fit: jl.LogisticFit, fits: jl.LogisticFit) ->
     axes.axvline(0, color="#b8bec6", zorder=0)
     ratios = jnp.array([1, 2, 5, 10, 20, 50, 100, 200, 500])
     axes.set_xticks(jnp.log(ratios), [f"{ratio}" for ratio in ratios])
-    axes.set_xlabel("odds ratio of malignant, for one standard deviation more")
+    axes.set_xlabel("odds ratio for one standard deviation more")
     axes.set_yticks(range(len(MEASURED)), MEASURED)
     axes.invert_yaxis()
-    axes.set_title(f"Wald's 95 % intervals over {len(coefficients)} bootstrap fits", fontsize=11)
+    axes.set_title(f"Wald intervals (95 %) over {len(coefficients)} bootstrap fits", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit, separated: Separated) -> None:
     """Save the figure."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained", width_ratios=[3, 2])
+    figure, axes = plt.subplots(2, 1, figsize=(5.2, 6.4), layout="constrained")
     draw_bootstrap(axes[0], fit, fits)
     draw_separated(axes[1], separated)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
 # %% [markdown]
-# ## All of it
+# ## Putting it together
 
 
 # %%
