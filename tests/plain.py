@@ -21,7 +21,8 @@ def _rounded(x: Any, dtype: Any) -> Any:
     return lax.reduce_precision(x.astype(dtype), 8, jnp.finfo(x.dtype).nmant)
 
 
-def _unless_zero(distance: Any, values: Any) -> Any:
+def _unless_zero(distance: Any, values: Any, row: Any) -> Any:
+    del row
     return jnp.where(distance > 0, values, 0.0)
 
 

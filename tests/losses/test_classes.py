@@ -467,3 +467,12 @@ def test_focal_loss_with_options_is_the_sum_over_classes() -> None:
     rows = np.arange(6) != 2
     assert focal(z, y, label_smoothing=0.125, where=rows)[2] == 0
     assert np.isnan(focal(z, y + 5 * (np.arange(6) == 1), **options)[1])
+
+
+def test_the_hessian_changes_with_each_target() -> None:
+    """The Hessian is sum(c) (diag(p) - p p^T), though the sums of the loss count as constants."""
+    z, targets = np.float32([1.0, -0.5, 2.0]), np.float32([0.5, 0.25, 0.75])
+    slope = jax.jit(jax.jacrev(jax.hessian(jl.softmax_cross_entropy), 1))(z, targets)
+    p = np.exp(z) / np.exp(z).sum()
+    want = np.broadcast_to((np.diag(p) - np.outer(p, p))[:, :, None], (3, 3, 3))
+    np.testing.assert_allclose(slope, want, rtol=0, atol=4e-7)

@@ -70,12 +70,14 @@ def zero_at(position: Array, values: Array) -> Array:
     return jnp.minimum(values, distance * distance)
 
 
-def unless_zero(distance: Array, values: Array) -> Array:
-    """values in [0, 1], and 0 where a distance, which isn't negative, is 0.
+def unless_zero(distance: Array, values: Array, row: Array) -> Array:
+    """values in [0, 1] of rows, and 0 where a distance, which isn't negative, is 0.
 
-    A minimum with the distance, brought to 1 or more where it is a normal number: another such.
+    A minimum with the distance, brought to 1 or more where it is a normal number: another such. By
+    a number of the ``row``, ``[..., 1]``, as XLA:CPU would make an array of one for several loops.
     """
-    return jnp.minimum(values, distance * (1.0 / float(jnp.finfo(values.dtype).tiny)))
+    most = jnp.where(jnp.isnan(row), jnp.nan, 1.0 / float(jnp.finfo(values.dtype).tiny))
+    return jnp.minimum(values, distance * most.astype(values.dtype))
 
 
 def is_positive(x: Array) -> Array:

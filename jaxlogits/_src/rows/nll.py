@@ -21,8 +21,8 @@ from jaxlogits._src.mesh.reductions import first_class, num_classes, row_any, ro
 from jaxlogits._src.rows.softmax import (
     each_class,
     finite,
+    finite_gaps,
     has_few_classes,
-    is_below,
     label_mask,
     log_softmax_rows,
     log_softmax_tangent,
@@ -261,7 +261,8 @@ def _weighted_nll_gradient(
     gaps = jnp.where(z == sums.largest, 0.0, sums.largest - z)  # inf - inf
     scale = 1.0 / (1.0 + sums.rest)
     p = jnp.exp(-gaps) * scale
-    of_others = xla.apart(row_sum(weights * is_below(z, finite(sums.largest)), axis_name))
+    is_below = xla.is_positive(finite_gaps(z, sums.largest))
+    of_others = xla.apart(row_sum(weights * is_below, axis_name))
     at_max = of_others * p - weights * (sums.rest * scale)
     is_sole = (z == sums.largest) & (sums.ties == 1.0)
     gradient = jnp.where(is_sole, at_max, sums.total * p - weights)
@@ -296,6 +297,7 @@ derivatives(
 derivatives(
     _weighted_nll_gradient,
     lambda dz, _, z, __, weights, axis_name: (
+        # Not the sum that is known, which counts as constant in the weights too.
         row_sum(weights, axis_name) * softmax_tangent(z, dz, axis_name)
     ),
     None,

@@ -51,30 +51,33 @@ def row_stats(z: Array, axis_name: AxisName) -> RowStats:
 
 def _sums(z: Array, largest: Array) -> tuple[Array, Array]:
     """The sum of exp(z - max) below the maximum, and about how many classes have it."""
-    top = finite(largest)
     if has_few_classes(z):
         classes = each_class(z)
-        others = [jnp.where(x == largest, 0.0, jnp.exp(x - top)) for x in classes]
+        others = [jnp.where(x == largest, 0.0, jnp.exp(x - largest)) for x in classes]
         ties = [(x == largest).astype(z.dtype) for x in classes]
         return functools.reduce(jnp.add, others), functools.reduce(jnp.add, ties)
-    known = jnp.minimum(z, top)
-    below = row_sum(xla.unless_zero(top - known, jnp.exp(known - top)), None)
+    gaps = finite_gaps(z, largest)
+    below = row_sum(xla.unless_zero(gaps, jnp.exp(-gaps), largest), None)
     # The exponentials once more, in a loop of its own: counting comparisons takes longer.
-    z, top = xla.apart((z, top))
-    total = row_sum(jnp.exp(jnp.minimum(z, top) - top), None)
+    total = row_sum(jnp.exp(-finite_gaps(*xla.apart((z, largest)))), None)
     below, total = xla.apart((below, total))
     return below, total - below
+
+
+def finite_gaps(z: Array, largest: Array) -> Array:
+    """max - z in [0, inf], 0 at the maximum alone, without a select, which would end a loop.
+
+    Beside +inf numbers are halved, lest the greatest be as large. A row of -inf has gaps of inf.
+    """
+    top = finite(largest)
+    scale = jnp.where(largest == jnp.inf, 0.5, 1.0).astype(z.dtype)
+    return top - jnp.minimum(z * scale, top)
 
 
 def finite(largest: Array) -> Array:
     """The maximum of a row, or the number that is closest to it."""
     greatest = float(jnp.finfo(largest.dtype).max)
     return jnp.clip(largest, -greatest, greatest)
-
-
-def is_below(z: Array, top: Array) -> Array:
-    """1 for the classes below a finite maximum, 0 for those that have it."""
-    return xla.is_positive(top - jnp.minimum(z, top))
 
 
 def has_few_classes(z: Array) -> bool:
