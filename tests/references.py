@@ -64,6 +64,8 @@ def sigmoid_kl_divergence(logits_p: Any, logits_q: Any) -> Any:
     yes, no = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
     total = times(sigmoid(a), np.where(sigmoid(a) == 0, 0.0, yes))
     total = total + times(sigmoid(-a), np.where(sigmoid(-a) == 0, 0.0, no))
+    # Nothing that is finite rules an answer out.
+    total = np.where(np.isinf(b) & ~np.isnan(a), INF, total)
     return np.where(same, 0.0, total)
 
 
