@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import fuzz_heads
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -486,7 +487,7 @@ class Report(NamedTuple):
 
 def fuzz(seconds: float, seed: int = 0, only: tuple[str, ...] = ()) -> Report:
     """Cases in turn of each function until the time is over."""
-    names = only or tuple(BY_NAME)
+    names = only or (*BY_NAME, *fuzz_heads.TARGETS)
     counts: Counter[str] = Counter()
     failures: list[str] = []
     deadline = time.monotonic() + seconds
@@ -501,6 +502,8 @@ def fuzz(seconds: float, seed: int = 0, only: tuple[str, ...] = ()) -> Report:
 
 
 def check(name: str, seed: int) -> list[str]:
+    if name in fuzz_heads.TARGETS:
+        return fuzz_heads.check(name, seed)
     case = case_of(BY_NAME[name], seed)
     with jax.enable_x64(case.dtype == "float64"), np.errstate(all="ignore"):
         try:

@@ -3,6 +3,8 @@
 import zlib
 
 import fuzz
+import fuzz_calls
+import fuzz_heads
 import pytest
 
 
@@ -12,4 +14,12 @@ def test_some_rows(name: str) -> None:
     """One program of each function, by turns of what it is compiled for."""
     setting = zlib.crc32(name.encode()) % len(fuzz.SETTINGS)
     seeds = [setting + len(fuzz.SETTINGS) * i for i in range(5)]
+    assert [failure for seed in seeds for failure in fuzz.check(name, seed)] == []
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("name", fuzz_heads.TARGETS)
+def test_some_calls(name: str) -> None:
+    setting = zlib.crc32(name.encode()) % len(fuzz_calls.SETTINGS)
+    seeds = [setting + len(fuzz_calls.SETTINGS) * i for i in range(5)]
     assert [failure for seed in seeds for failure in fuzz.check(name, seed)] == []
