@@ -27,6 +27,7 @@ class Timing(NamedTuple):
     ratio: float
     low: float  # quartiles of the ratio
     high: float
+    least: float  # 10th percentile of seconds, to which other programs add little
 
     def __str__(self) -> str:
         return f"{self.ratio:.2f} ({self.low:.2f}-{self.high:.2f})"
@@ -55,8 +56,9 @@ def interleaved(
         times.append(row)
     seconds = np.array(times)
     ratios = seconds / seconds[:, :1]
-    quartiles = np.percentile(ratios, [50, 25, 75], axis=0)
-    return [Timing(*map(float, row)) for row in zip(np.median(seconds, 0), *quartiles, strict=True)]
+    quartiles, least = np.percentile(ratios, [50, 25, 75], axis=0), np.percentile(seconds, 10, 0)
+    columns = (np.median(seconds, 0), *quartiles, least)
+    return [Timing(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
 class Compiled(NamedTuple):
