@@ -183,6 +183,10 @@ KINDS = [
     ),
     Kind("fit_platt", score_rows(200), platt, {"scikit-learn": platt_by_sklearn}, 50),
     Kind(
-        "fit_vector_scaling", logit_rows(200, 4), vector_scaling, {"SciPy": vector_scaling_by_scipy}, 20
+        "fit_vector_scaling",
+        logit_rows(200, 4),
+        vector_scaling,
+        {"SciPy": vector_scaling_by_scipy},
+        20,
     ),
 ]
