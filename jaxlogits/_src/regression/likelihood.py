@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.varying import zeros
+from jaxlogits._src.base.xla import one_array
 from jaxlogits._src.log_odds import wide_sigmoid
 from jaxlogits._src.regression.classes import shares
 from jaxlogits._src.regression.counts import divergence
@@ -48,9 +49,9 @@ def yes_no_terms(log_odds: Array, labels: Array) -> Terms:
 def _less_likely(x: Array) -> tuple[Array, Array]:
     """Whether yes is the likelier answer, and the probability of the other one, sigmoid(-|x|)."""
     signed = jnp.where(x > 0, 1, -1).astype(x.dtype) * wide_sigmoid(-jnp.abs(x))
-    # One array, from which residuals and curvature are made: XLA on CPU breaks the loop at the
-    # division, and would compute the exponential three times (a quarter of a bootstrap's time).
-    signed = lax.platform_dependent(signed, cpu=lax.optimization_barrier, default=lambda s: s)
+    # For residuals and curvature: their loops end at the division, and each would compute the
+    # exponential again, which is a quarter of a float64 bootstrap's time.
+    signed = one_array(signed)
     return ~jnp.signbit(signed), jnp.abs(signed)
 
 
