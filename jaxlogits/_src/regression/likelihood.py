@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.varying import zeros
-from jaxlogits._src.base.xla import one_array
 from jaxlogits._src.log_odds import wide_sigmoid
 from jaxlogits._src.regression.classes import shares
 from jaxlogits._src.regression.counts import divergence
@@ -51,7 +51,7 @@ def _less_likely(x: Array) -> tuple[Array, Array]:
     signed = jnp.where(x > 0, 1, -1).astype(x.dtype) * wide_sigmoid(-jnp.abs(x))
     # For residuals and curvature: their loops end at the division, and each would compute the
     # exponential again, which is a quarter of a float64 bootstrap's time.
-    signed = one_array(signed)
+    signed = xla.one_array(signed)
     return ~jnp.signbit(signed), jnp.abs(signed)
 
 
