@@ -12,6 +12,8 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 README = Path(__file__).parents[1] / "README.md"
+FROM_CLONE = " From a clone:\n\n```bash\npip install .\n"
+FROM_INDEX = "\n\n```bash\npip install jaxlogits\n"
 
 
 class Links(MetadataHookInterface):
@@ -23,7 +25,7 @@ class Links(MetadataHookInterface):
         text = README.read_text(encoding="utf-8")
         if repository and ref:
             metadata["urls"] = urls(repository)
-            text = absolute(text, repository, ref)
+            text = absolute(released(text, ref), repository, ref)
         metadata["readme"] = {"content-type": "text/markdown", "text": text}
 
 
@@ -37,6 +39,11 @@ def urls(repository: str) -> dict[str, str]:
         "Issues": f"{source}/issues",
         "Changelog": f"{source}/blob/main/CHANGELOG.md",
     }
+
+
+def released(text: str, ref: str) -> str:
+    """The same README, which installs from the index once the build is that of a release."""
+    return text.replace(FROM_CLONE, FROM_INDEX) if re.match(r"v\d", ref) else text
 
 
 def absolute(text: str, repository: str, ref: str) -> str:

@@ -15,16 +15,16 @@ LOSSES: dict[str, Row] = {
         "JAX": "jax.nn.softmax",
         "torch": f"{_F}.softmax",
     },
-    "softmax under a mask": {
+    "masked softmax": {
         "jaxlogits": "jaxlogits.softmax(where)",
         "JAX": "jax.nn.softmax(where)",
     },
-    "cross entropy of class indices": {
+    "cross entropy, integer labels": {
         "jaxlogits": _JL,
         "optax": _OPTAX_LOSS,
         "torch": f"{_F}.cross_entropy",
     },
-    "… leaving examples out": {
+    "… ignoring examples": {
         "jaxlogits": f"{_JL}(where)",
         "torch": f"{_F}.cross_entropy(ignore_index)",
     },
@@ -38,13 +38,13 @@ LOSSES: dict[str, Row] = {
         "torch": f"{_F}.cross_entropy(weight)",
     },
     "… with z-loss": {"jaxlogits": f"{_JL}(z_loss)"},
-    "… with classes split over devices": {"jaxlogits": f"{_JL}(axis_name)"},
+    "… with classes sharded over devices": {"jaxlogits": f"{_JL}(axis_name)"},
     "binary cross entropy": {
         "jaxlogits": "jaxlogits.sigmoid_binary_cross_entropy",
         "optax": f"{_OPTAX}.sigmoid_binary_cross_entropy",
         "torch": f"{_F}.binary_cross_entropy_with_logits",
     },
-    "… with weights of the positives": {
+    "… with a weight for positives": {
         "jaxlogits": "jaxlogits.sigmoid_binary_cross_entropy(pos_weight)",
         "torch": f"{_F}.binary_cross_entropy_with_logits(pos_weight)",
     },
@@ -59,7 +59,7 @@ LOSSES: dict[str, Row] = {
         "torch": f"{_F}.kl_div",
     },
     "Jensen-Shannon divergence": {"jaxlogits": "jaxlogits.jensen_shannon_divergence"},
-    "draws of classes": {
+    "sampling": {
         "jaxlogits": "jaxlogits.sample",
         "JAX": "jax.random.categorical",
         "torch": "torch.distributions.Categorical",
@@ -86,20 +86,20 @@ _LIGER = "liger_kernel.transformers.functional.liger_fused_linear_cross_entropy"
 _CHUNKED = "liger_kernel.chunked_loss"
 
 HEADS: dict[str, Row] = {
-    "a loss for each token": {
+    "a loss per token": {
         "jaxlogits": f"{_HEAD}(reduction)",
         "tokamax": f"{_TOKAMAX}(reduction)",
         "torch": f"{_TORCH}(reduction)",
         "CCE": f"{_APPLE}(reduction)",
         "Liger": f"{_LIGER}(reduction)",
     },
-    "leaving tokens out": {
+    "ignoring tokens": {
         "jaxlogits": f"{_HEAD}(where)",
         "torch": f"{_TORCH}(ignore_index)",
         "CCE": f"{_APPLE}(ignore_index)",
         "Liger": f"{_LIGER}(ignore_index)",
     },
-    "weights of tokens": {"jaxlogits": f"{_HEAD}(weights)"},
+    "token weights": {"jaxlogits": f"{_HEAD}(weights)"},
     "bias": {
         "jaxlogits": f"{_HEAD}(bias)",
         "torch": f"{_TORCH}(linear_bias)",
@@ -123,24 +123,24 @@ HEADS: dict[str, Row] = {
         "Liger": f"{_LIGER}(softcap)",
     },
     "temperature": {"jaxlogits": f"{_HEAD}(temperature)"},
-    "dtype of the sums": {
+    "accumulation dtype": {
         "jaxlogits": f"{_HEAD}(accumulate_dtype)",
         "Liger": f"{_LIGER}(accum_dtype)",
     },
     "shifted labels": {"jax-cce": f"{_CCE}(shift)", "CCE": f"{_APPLE}(shift)"},
-    "leaving out tiny gradients": {
+    "skipping tiny gradients": {
         "jax-cce": f"{_CCE}(filter_eps)",
         "CCE": f"{_APPLE}(filter_eps)",
     },
     "log probability and entropy": {"jaxlogits": "jaxlogits.linear_log_probs_and_entropy"},
-    "likeliest classes": {"jaxlogits": "jaxlogits.linear_top_k"},
-    "divergence of two heads": {
+    "top-k classes": {"jaxlogits": "jaxlogits.linear_top_k"},
+    "divergence between two heads": {
         "jaxlogits": "jaxlogits.linear_softmax_kl_divergence",
         "Liger": f"{_CHUNKED}.LigerFusedLinearJSDLoss",
     },
     "DPO, GRPO and others, ready-made": {"Liger": f"{_CHUNKED}.LigerFusedLinearGRPOLoss"},
-    "any function of tokens": {"jaxlogits": "jaxlogits.blockwise_map"},
-    "kernels written for GPUs": {
+    "any per-token function": {"jaxlogits": "jaxlogits.blockwise_map"},
+    "hand-written GPU kernels": {
         "tokamax": "in words: Mosaic",
         "CCE": "in words: Triton",
         "Liger": "in words: Triton",

@@ -456,9 +456,9 @@ def page(store: dict[str, Any]) -> str:
     parts = [
         WHEN,
         "## Features",
-        "A dash says that there is no function for it, not that it can't be written.",
+        "A dash means that the library has no function for it, not that it can't be done.",
         *feature_tables(),
-        "## Results at the edges",
+        "## Results in edge cases",
         EDGES_TEXT,
         *edge_tables(store),
         "## Transforms",
@@ -488,57 +488,57 @@ def page(store: dict[str, Any]) -> str:
 WHEN = """\
 # Comparison with optax, JAX, PyTorch and others
 
-jaxlogits covers what comes after the last layer, and nothing else. Use it beside these libraries:
-optax trains the model, and statsmodels has many other models. Where another one is the better
-choice:
+jaxlogits covers what comes after the last layer and nothing else, so it is used together with
+other libraries: optax trains the model, for instance. These are the cases in which another library
+is the better choice:
 
-- **optax** has CTC, ranking, metric-learning and regression losses, which aren't here, and it is
-  installed wherever something is trained. Its losses of logits are fine as long as the logits are
-  moderate and finite.
-- **`jax.nn`** needs no other package, and keeps the dtype of half-precision logits in reductions,
-  whose results are float32 here.
-- **PyTorch** is the framework to stay with if the model is written in it. These functions are for
-  JAX.
-- **CCE** and **Liger** have Triton kernels for GPUs, and Liger has preference losses ready to
-  use. Here XLA compiles everything, and no kernel is written by hand.
-- **tokamax** has kernels for GPUs and TPUs, and needs the least temporary memory on a CPU.
+- **optax** has CTC, ranking, metric-learning and regression losses, which aren't here, and you
+  probably have it installed already. Its losses of logits are fine as long as the logits are
+  moderate and finite. On a CPU its float32 loss with gradient is faster for 100 classes or more:
+  [speed](speed.md).
+- **`jax.nn`** needs no other package. Its reductions keep the dtype of half-precision logits,
+  whereas these return float32.
+- **PyTorch**: if the model is written in PyTorch, use its functions. These are for JAX.
+- **CCE** and **Liger** have hand-written Triton kernels for GPUs, and Liger has ready-made
+  preference losses. Here everything is compiled by XLA.
+- **tokamax** has hand-written kernels for GPUs and TPUs, and needs the least temporary memory on a
+  CPU.
 - **entmax** also has normmax and budgets.
-- **netcal** has histogram binning, isotonic regression, beta calibration, and the calibration of
-  regressions and of object detectors.
-- **statsmodels** has formulas, diagnostics, many other models, and years of use. What is here
-  runs on accelerators, under `jit`, `vmap` and `grad`."""
+- **netcal** also has histogram binning, isotonic regression, beta calibration, and calibration for
+  regression and object detection.
+- **statsmodels** has formulas, diagnostics, many more models, and years of use. The fits here run
+  on accelerators, under `jit`, `vmap` and `grad`."""
 
 EDGES_TEXT = """\
-In float32 unless it says otherwise, on a CPU. The name of an error means that it was raised. For
-JAX the loss is written with `jax.nn.log_softmax`. CCE is its own reference for PyTorch's compiler,
-`impl="torch_compile"`, since its Triton kernels can't run on a CPU. Liger's kernels run in Triton's
-interpreter. Neither has been run on a GPU here. tokamax is its `chunked_xla`, which is right only
-if the number of classes is a multiple of 2048, as in the fifth row and below under Transforms.
-torch's head is `torch.nn.functional.linear_cross_entropy`."""
+In float32 unless stated otherwise, on a CPU. The name of an error means that it was raised. The
+loss in the JAX column is written with `jax.nn.log_softmax`. The CCE column is its reference
+implementation, `impl="torch_compile"`, since its Triton kernels don't run on a CPU. Liger's
+kernels run in Triton's interpreter. Neither has been run on a GPU here. The tokamax column is its
+`chunked_xla`, which is correct only if the number of classes is a multiple of 2048, as in the
+fifth row and under Transforms below. torch's head is `torch.nn.functional.linear_cross_entropy`."""
 
 TRANSFORMS_TEXT = """\
-Each is run on one row and compared with its closed form in float64, in the logits or in hidden.
-"wrong" means that it returned another number without an error. (HVP is a Hessian-vector product.
-In PyTorch the transforms are those of `torch.func`, and reverse over reverse is
+Each is run on one row and compared with its closed form in float64, with respect to the logits or
+to hidden. "wrong" means that it returned a wrong result without an error. (HVP: Hessian-vector
+product. In PyTorch the transforms are those of `torch.func`, and reverse over reverse is
 `torch.autograd.grad` with `create_graph=True`.) [The linear head's own
 table](../benchmarks/results/linear-head-cpu.md) has eleven transforms, `shard_map` and `export`
 among them."""
 
 HEAD_TEXT = """\
 A linear head of 4096 tokens, 512 features and 32,000 classes in bfloat16, from [the table of all
-shapes](../benchmarks/results/linear-head-cpu.md), which names machine and versions. CCE and Liger
-aren't in it, as their kernels need a GPU."""
+shapes](../benchmarks/results/linear-head-cpu.md), which has the machine and the versions. CCE and
+Liger aren't in it, because their kernels need a GPU."""
 
 TIMES_TEXT = """\
-[Speed](speed.md) and [accuracy](accuracy.md) have what this costs and gives beside optax,
-`jax.nn`, SciPy and torch, and [regression](../benchmarks/results/regression-cpu.md) beside
-statsmodels and scikit-learn. The rest, forward, in float32, on {machine}:"""
+[Speed](speed.md) and [accuracy](accuracy.md) compare with optax, `jax.nn`, SciPy and torch,
+[regression](../benchmarks/results/regression-cpu.md) with statsmodels and scikit-learn. Forward
+times of other functions, in float32, on {machine}:"""
 
 HOW = """\
-Written by `benchmarks/comparison.py`. A column is measured where its library is installed, and
-kept otherwise, with the versions above. The names in the tables of features were looked up in
-these versions. All the differences in results and arguments are in
-[Differences](differences.md)."""
+Written by `benchmarks/comparison.py`. A column is measured if its library is installed, and kept
+otherwise, with the versions above. The names in the feature tables were looked up in these
+versions. [Differences](differences.md) lists all differences in results and arguments."""
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Run: python benchmarks/cross_entropy.py [--torch-python PYTHON] [--seconds 4]
 
-It writes benchmarks/results/cross-entropy-<backend>.md and a figure beside the documents. torch is
+It writes benchmarks/results/cross-entropy-<backend>.md, from which docs/speed.py draws. torch is
 timed in a process of its own, by this Python or the one given, so that the thread pools don't
 compete; no ratio is taken across processes. Labels are those of a model that is right for half of
 the rows: the label then has the largest logit, where the small loss has to be summed apart.
@@ -22,7 +22,6 @@ import numpy as np
 SHAPES = ((2**20, 10), (2**18, 100), (65536, 1000), (4096, 32000), (512, 128256), (32, 10))
 DTYPES = ("float32", "bfloat16")
 KINDS = ("forward", "mean", "value and gradient")  # of the mean, as users take it
-FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "cross_entropy.png"
 
 
 def example(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -87,9 +86,8 @@ def measure(seconds: float, torch: dict[str, float]) -> list[dict[str, Any]]:
         row["temp MiB, ours (optax)"] = (
             f"{compiled[1].temp_bytes / 2**20:.1f} ({compiled[0].temp_bytes / 2**20:.1f})"
         )
-        row["ratio"], row["low"], row["high"] = ours.ratio, ours.low, ours.high
         rows.append(row)
-        print(*list(row.values())[:-3], sep=" | ", flush=True)
+        print(*row.values(), sep=" | ", flush=True)
     return rows
 
 
@@ -137,33 +135,6 @@ def label(shape: tuple[int, ...]) -> str:
     return f"[{','.join(map(str, shape))}]"
 
 
-def draw(rows: list[dict[str, Any]], subtitle: str) -> None:
-    """Ratios to optax with their quartiles; 1 is a tie."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(KINDS), figsize=(11, 3.6), sharey=True)
-    for ax, kind in zip(axes, KINDS, strict=True):
-        for offset, dtype in zip((0.15, -0.15), DTYPES, strict=True):
-            picked = [r for r in rows if r["what"] == kind and r["dtype"] == dtype]
-            height = np.arange(len(picked))[::-1] + offset
-            ratio = np.array([r["ratio"] for r in picked])
-            spread = [ratio - [r["low"] for r in picked], [r["high"] for r in picked] - ratio]
-            ax.barh(height, ratio, 0.28, label=dtype, xerr=np.abs(spread), error_kw={"lw": 0.8})
-        ax.set_yticks(range(len(picked)), [r["shape"] for r in picked][::-1])
-        ax.axvline(1, color="black", lw=0.8)
-        ax.set_title(kind)
-        ax.set_xlabel("time / optax, in the same run")
-    axes[-1].legend(frameon=False)
-    figure.suptitle(f"Cross entropy with integer labels; {subtitle}", fontsize=9)
-    figure.tight_layout()
-    FIGURE.parent.mkdir(exist_ok=True)
-    figure.savefig(FIGURE, dpi=130)
-    print(FIGURE)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
@@ -182,7 +153,7 @@ def main() -> None:
     from _measure import machine, table, versions, write_result
 
     rows = measure(options.seconds, torch)
-    names = list(rows[0])[:-3]
+    names = list(rows[0])
     peaks = [
         (dtype, *(f"{peak(loss, dtype) / 2**20:.0f}" for loss in ("jaxlogits", "optax")))
         for dtype in DTYPES
@@ -201,8 +172,6 @@ def main() -> None:
         "[4096,32000], MiB; the gradient itself is 500 in float32 and 250 in bfloat16.",
         table(["dtype", "ours", "optax"], peaks),
     )
-    if options.name == "cross-entropy":
-        draw(rows, versions("jax", "optax"))
 
 
 if __name__ == "__main__":

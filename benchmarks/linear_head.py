@@ -2,10 +2,10 @@
 
 Run: python benchmarks/linear_head.py [--parts PART ...] [--torch-python PYTHON]
 
-Peers, none of which the library needs: pip install optax jax-cce tokamax matplotlib, and torch in
+Peers, none of which the library needs: pip install optax jax-cce tokamax, and torch in
 this Python or another one. Parts already measured are kept in build/linear_head.json, so that the
-script can be stopped and run again; it writes benchmarks/results/linear-head-cpu.md and
-docs/figures/linear_head_memory.png from what is there.
+script can be stopped and run again; it writes benchmarks/results/linear-head-cpu.md from what is
+there, and docs/at_a_glance.py draws from that.
 
 Every function gives the mean loss and its gradients in hidden and kernel. Peers that want the
 kernel as [K, D] get it so. torch is timed in a process of its own, in turn with optax there.
@@ -36,7 +36,6 @@ from _measure import (
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "build" / "linear_head.json"
-FIGURE = ROOT / "docs" / "figures" / "linear_head_memory.png"
 MIB = 2**20
 PARTS = ("times", "resident", "growth", "curvature", "transforms", "torch")
 
@@ -438,7 +437,6 @@ def write(found: dict[str, Any]) -> None:
         columns = ["temp MiB by rows", *map(str, NUMBERS_OF_ROWS)]
         rows = [[name, *(f"{x:.0f}" for x in sizes)] for name, sizes in found["growth"].items()]
         paragraphs += ["## Memory over rows, 512 × 32000, float32", table(columns, rows)]
-        draw(found["growth"])
     for part, title in (
         (
             "curvature",
@@ -452,36 +450,6 @@ def write(found: dict[str, Any]) -> None:
             rows = [[key, *(found[part][name][key] for name in names)] for key in keys]
             paragraphs += [title, table(["", *names], rows)]
     write_result("linear-head", *paragraphs)
-
-
-def draw(growth: dict[str, list[float]]) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for name, sizes in growth.items():
-        ours = name == "jaxlogits"
-        line = "--" if name == "tokamax xla" else "-"
-        axes.plot(
-            NUMBERS_OF_ROWS,
-            sizes,
-            "o" + line,
-            label=name,
-            linewidth=3 if ours else 1.5,
-            color="#1d3c5e" if ours else None,
-            zorder=3 if ours else 2,
-        )
-    axes.set(xlabel="rows (tokens)", ylabel="temporary memory", xscale="log", yscale="log")
-    axes.set_xticks(NUMBERS_OF_ROWS, list(map(str, NUMBERS_OF_ROWS)))
-    axes.set_yticks([100, 200, 500, 1000, 2000, 4000])
-    axes.yaxis.set_major_formatter("{x:.0f} MiB")
-    axes.minorticks_off()
-    axes.set_title("Loss and gradients of 32,000 classes, 512 features, float32", fontsize=11)
-    axes.legend(frameon=False)
-    axes.grid(color="#e6e8eb", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIGURE, dpi=120)
-    plt.close(figure)
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def read_table(title: str) -> dict[str, dict[str, str]]:
 def save(figure: plt.Figure, path: Path) -> None:
     """On white, so that it can be read in a dark page as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, facecolor="white")
+    figure.savefig(path, dpi=160, facecolor="white")
     plt.close(figure)
 
 
@@ -76,7 +76,7 @@ def draw_accuracy(path: Path) -> None:
     """How much of a loss and its gradient is wrong, from a sure mistake to a sure hit."""
     margins = np.linspace(-20, 60, 161)
     found = measure_accuracy(margins)
-    figure, row = plt.subplots(2, 1, figsize=(5.6, 5.2), sharex=True, layout="constrained")
+    figure, row = plt.subplots(2, 1, figsize=(5.2, 5.2), sharex=True, layout="constrained")
     styles = {"jax.nn": (REST, "-", 5), "optax": (THEIRS, "-", 2), "jaxlogits": (OURS, "-", 2.5)}
     for axes, quantity in zip(row, Errors._fields, strict=True):
         for name, (color, line, width) in styles.items():
@@ -96,7 +96,7 @@ def draw_accuracy(path: Path) -> None:
 def draw_memory(path: Path) -> None:
     """Temporary memory over the number of rows."""
     table = read_table("Memory over rows")
-    figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.2, 4.4), layout="constrained")
     for name, cells in table.items():
         rows, sizes = [int(n) for n in cells], [float(size) for size in cells.values()]
         if name == "jaxlogits":
@@ -106,8 +106,8 @@ def draw_memory(path: Path) -> None:
         else:
             style = {"color": REST, "linewidth": 1.2, "marker": ".", "zorder": 1}
         axes.plot(rows, sizes, **style)
-    axes.set(xscale="log", yscale="log", ylim=(60, 6000), xlim=(900, 75000))
-    axes.set_xticks(rows, [f"{n:,}" for n in rows], fontsize=9)
+    axes.set(xscale="log", yscale="log", ylim=(60, 6000), xlim=(900, 110000))
+    axes.set_xticks(rows, [f"{n:,}" for n in rows], fontsize=10)
     axes.set_yticks([100, 1000], ["100 MiB", "1000 MiB"])
     axes.minorticks_off()
     for name, at, color in (
@@ -123,9 +123,14 @@ def draw_memory(path: Path) -> None:
         text = name.removesuffix(" on hidden @ kernel")
         label = f"{text}, {size:.0f} MiB" if color != REST else text
         axes.annotate(
-            label, (rows[-1] * 1.08, size * at), color=color, va="center", fontsize=9, weight=weight
+            label,
+            (rows[-1] * 1.08, size * at),
+            color=color,
+            va="center",
+            fontsize=10,
+            weight=weight,
         )
-    axes.set_xlabel("rows (tokens) of 32,000 classes, 512 features, float32")
+    axes.set_xlabel("rows (tokens); 32,000 classes, 512 features, float32")
     axes.set_title("Temporary memory of loss and gradients", loc="left", fontsize=11)
     axes.grid(color="#e6e8eb", linewidth=0.6)
     save(figure, path)
@@ -135,9 +140,9 @@ def draw_transforms(path: Path) -> None:
     """Which transforms each implementation survives with the right result."""
     table = read_table("Transforms")
     names = ["jaxlogits", *(name for name in next(iter(table.values())) if name != "jaxlogits")]
-    short = {PLAIN: "optax,\nnot fused", "checkpointed scan": "scan with\nremat"}
-    short |= {"tokamax chunked_xla": "tokamax\nchunked", "tokamax xla": "tokamax\nxla"}
-    figure, axes = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
+    short = {PLAIN: "optax, not fused", "checkpointed scan": "scan with remat"}
+    short |= {"tokamax chunked_xla": "tokamax, chunked", "tokamax xla": "tokamax, xla"}
+    figure, axes = plt.subplots(figsize=(5.2, 4.8), layout="constrained")
     for y, (transform, cells) in enumerate(table.items()):
         for x, name in enumerate(names):
             survives = cells[name] == "yes"
@@ -145,11 +150,12 @@ def draw_transforms(path: Path) -> None:
             axes.add_patch(plt.Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, color=color))
             verdict = "✓" if survives else cells[name].split(" ")[0]
             axes.text(x, y, verdict, ha="center", va="center", color=INK if survives else "#8c3300")
-        axes.text(-0.6, y, transform, ha="right", va="center", fontsize=9.5)
+        axes.text(-0.6, y, transform, ha="right", va="center", fontsize=10)
     for x, name in enumerate(names):
         weight = "bold" if name == "jaxlogits" else "normal"
         text = short.get(name, name)
-        axes.text(x, -0.65, text, ha="center", va="bottom", fontsize=8, weight=weight)
+        place = {"ha": "left", "va": "bottom", "rotation": 35, "rotation_mode": "anchor"}
+        axes.text(x - 0.1, -0.7, text, fontsize=10, weight=weight, **place)
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(table) - 0.5, -0.5))
     axes.set_axis_off()
     save(figure, path)

@@ -29,13 +29,13 @@ def save(figure: plt.Figure, name: str) -> None:
         axes.set_axisbelow(True)
         axes.grid(color="#e6e8eb", linewidth=0.6)
     FIGURES.mkdir(exist_ok=True)
-    figure.savefig(FIGURES / name, dpi=110)
+    figure.savefig(FIGURES / name, dpi=160)
     plt.close(figure)
 
 
 def draw_scale() -> None:
     """The sigmoid, and what 0.45, 0.55 and 0.9 are on the scale of logits."""
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
     x = jnp.linspace(-6, 6, 400)
     axes.plot(x, jl.sigmoid(x), color=LINE, linewidth=2)
     axes.plot(x, 0.5 + x / 4, color=REST, linewidth=1, linestyle="--", label="0.5 + logit / 4")
@@ -56,14 +56,14 @@ def draw_link() -> None:
     x = jnp.linspace(1.67, 1.9, 200)
     log_odds = fit.coefficients[0] + fit.coefficients[1] * (x - 1.8)
     share = KILLED / BEETLES
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    left.plot(x, jl.sigmoid(log_odds), color=LINE)
-    left.scatter(LOG_DOSE, share, color=DOT, zorder=3)
-    left.set(xlabel="log dose", ylabel="share killed", ylim=(-0.03, 1.03))
-    right.plot(x, log_odds, color=LINE)
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(5.2, 6), layout="constrained", sharex=True)
+    upper.plot(x, jl.sigmoid(log_odds), color=LINE)
+    upper.scatter(LOG_DOSE, share, color=DOT, zorder=3)
+    upper.set(ylabel="share killed", ylim=(-0.03, 1.03))
+    lower.plot(x, log_odds, color=LINE)
     some = share < 1  # the logit of 1 is infinite
-    right.scatter(LOG_DOSE[some], jl.logit(share[some]), color=DOT, zorder=3)
-    right.set(xlabel="log dose", ylabel="its logit")
+    lower.scatter(LOG_DOSE[some], jl.logit(share[some]), color=DOT, zorder=3)
+    lower.set(xlabel="log dose", ylabel="its logit")
     save(figure, "logit-link.png")
 
 
@@ -71,11 +71,11 @@ def draw_classes() -> None:
     """Three classes on three scales."""
     logits = jnp.array([2.0, 1.0, 0.0])
     scales = {
-        "logits": logits,
-        "probabilities, softmax(logits)": jl.softmax(logits),
-        "log-odds, logit(probabilities)": jl.class_log_odds(logits),
+        "logits\nz": logits,
+        "probabilities\nsoftmax(z)": jl.softmax(logits),
+        "log-odds\nlogit(softmax(z))": jl.class_log_odds(logits),
     }
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(5.2, 2.8), layout="constrained")
     for place, (title, values) in zip(axes, scales.items(), strict=True):
         bars = place.bar(["a", "b", "c"], values, color=LINE)
         place.bar_label(bars, fmt="%.2f", padding=2, fontsize=9)

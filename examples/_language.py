@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Token numbers: the text that is learned, and pieces of text that is kept back."""
+    """Token numbers: the training text, and pieces of held-out text."""
 
     train: np.ndarray  # [tokens]
     test: np.ndarray  # [pieces, length + 1]
@@ -57,7 +57,7 @@ def encode(tokens: list[str], vocabulary_size: int) -> np.ndarray:
 
 
 def read_text(sizes: Sizes) -> Text:
-    """The text in numbers; the last twentieth is kept back."""
+    """The text as numbers; the last twentieth is held out."""
     tokens = encode(read_tokens(sizes.num_files), sizes.vocabulary)
     train, rest = np.split(tokens, [len(tokens) - len(tokens) // 20])
     return Text(train, draw_pieces(rest, sizes.length, 4 * sizes.batch, seed=0))
@@ -86,6 +86,6 @@ def sizes_from_command_line(description: str) -> Sizes:
 
 
 def report(losses: list[float], perplexity: float, error: float) -> None:
-    """Print a few of the losses, and how the model did on the text that was kept back."""
+    """Print a few of the losses, and how the model does on the held-out text."""
     print("loss:", *(f"{loss:.3f}" for loss in losses[:: max(1, len(losses) // 8)]))
-    print(f"kept back: perplexity {perplexity:.1f}, calibration error {error:.3f}")
+    print(f"held out: perplexity {perplexity:.1f}, calibration error {error:.3f}")

@@ -1,11 +1,11 @@
 # %% [markdown]
-# # A big vocabulary: logits that need never exist
+# # A big vocabulary, without its logits in memory
 #
-# A language model ends in one logit for each word of its vocabulary, and for each token of the
-# batch. That array is most of the memory of a training step: with 8192 tokens and 32,768 words it
-# is 1 GiB, and the gradient needs another. Here a small model learns to predict the next token of
-# Python source, with a loss that is written once and run in two ways: plain, and in blocks of
-# tokens. Both compute the same numbers; one of them needs a fraction of the memory.
+# A language model outputs one logit for each token of a batch and each word of its vocabulary. That
+# array takes most of the memory of a training step: with 8192 tokens and 32,768 words it is 1 GiB,
+# and the gradient needs another. Here a small model learns to predict the next token of Python
+# source, with a loss that is written once and run in two ways: plain, and in blocks of tokens. Both
+# compute the same numbers; the second needs a fraction of the memory.
 #
 # Run it with `pip install -e '.[examples]' && python examples/big_vocabulary.py`.
 
@@ -32,9 +32,9 @@ MIB = 2**20
 # %% [markdown]
 # ## The text
 #
-# Every Python brings its own standard library: two million tokens and more of code, comments and
-# docstrings. A token is a name or a single sign; the most common ones are the vocabulary, and all
-# others share the number 0. (The code for that is in `_language.py`.)
+# Every Python comes with its standard library: more than two million tokens of code, comments and
+# docstrings. A token is a name or a single symbol; the most common ones are the vocabulary, and all
+# others share the number 0. (The code for this is in `_language.py`.)
 
 
 # %%
@@ -58,8 +58,8 @@ def draw_batch(text: np.ndarray, size: int, seed: int) -> Batch:
 # %% [markdown]
 # ## The model
 #
-# The embeddings of the last four tokens, mixed by one layer. What comes out is compared with every
-# word's embedding: the table that reads the tokens also scores them (the weights are *tied*).
+# The embeddings of the last four tokens, mixed by one layer. The output is compared with every
+# word's embedding: the table that embeds the tokens also scores them (the weights are *tied*).
 
 
 # %%
@@ -88,8 +88,8 @@ def hidden_of(model: Model, context: Array) -> Array:
 # %% [markdown]
 # ## The loss, once
 #
-# An ordinary function of some tokens that gives one number for each of them. No library has this
-# very loss built in: the head is tied, has a bias, and its logits are capped at ±30.
+# An ordinary function of some tokens that returns one number for each. No library has this
+# particular loss built in: the head is tied, has a bias, and its logits are soft-capped at ±30.
 
 
 # %%
@@ -101,9 +101,9 @@ def token_loss(model: Model, hidden: Array, targets: Array) -> Array:
 
 
 # %% [markdown]
-# Plain, it is called with all tokens at once and its logits are an array `[N, V]`. With
-# `blockwise_mean` it is called with some of them at a time, and each block's gradients are computed
-# before the next block overwrites its logits. That is the whole change:
+# In the plain version it is called with all tokens at once, and its logits are an array `[N, V]`.
+# With `blockwise_mean` it is called with one block of tokens at a time, and each block's gradients
+# are computed before the next block overwrites its logits. That is the only change:
 
 
 # %%
@@ -124,8 +124,8 @@ Loss = Callable[[Model, Batch], Array]
 # %% [markdown]
 # ## Training, and the memory it takes
 #
-# XLA knows before it runs a step how much it will need for temporary arrays. That is the number
-# printed here: what comes on top of the weights, the optimizer's state and the batch.
+# XLA knows before running a step how much memory it needs for temporary arrays. That is the number
+# printed here: memory beyond the weights, the optimizer's state and the batch.
 
 # %%
 OPTIMIZER = optax.rmsprop(1e-3)
@@ -174,8 +174,8 @@ def train(name: str, state: State, text: np.ndarray, batch_size: int, steps: int
 # %% [markdown]
 # ## A batch that doesn't fit
 #
-# Say there are 768 MiB for temporary arrays. Doubling the batch doubles what the plain loss needs,
-# until it is too much; the blockwise loss needs about the same for any batch.
+# Suppose that there are 768 MiB for temporary arrays. Doubling the batch doubles what the plain
+# loss needs, until it is too much; the blockwise loss needs about the same for any batch.
 
 # %%
 Memory = dict[str, list[int]]
@@ -214,30 +214,30 @@ STYLES = {"plain": ("#c8442d", 5, "-"), "blockwise": ("#1d3c5e", 1.5, "--")}
 def draw(
     path: Path, curves: dict[str, list[float]], sizes: list[int], needs: Memory, budget: int
 ) -> None:
-    """Save the loss curves and the memory side by side."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    """Save the loss curves over the memory."""
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(5.2, 7), layout="constrained")
     for name, (color, width, line) in STYLES.items():
-        left.plot(curves[name], color=color, linewidth=width, linestyle=line, label=name)
-        right.plot(sizes, np.array(needs[name]) / MIB, "o-", color=color, label=name)
-    left.set(xlabel="step", ylabel="mean loss of a token")
-    left.set_title("The same numbers", fontsize=11)
-    right.axhline(budget / MIB, color="#7b838d", linewidth=1, linestyle=":", label="budget")
-    right.set(xlabel="tokens in the batch", ylabel="temporary memory, MiB", xscale="log")
-    right.set_ylim(bottom=0)
-    right.set_xticks(sizes, [str(size) for size in sizes])
-    right.minorticks_off()
-    right.set_title("Memory of a training step", fontsize=11)
-    for axes in (left, right):
+        upper.plot(curves[name], color=color, linewidth=width, linestyle=line, label=name)
+        lower.plot(sizes, np.array(needs[name]) / MIB, "o-", color=color, label=name)
+    upper.set(xlabel="step", ylabel="mean loss of a token")
+    upper.set_title("The same numbers", fontsize=11)
+    lower.axhline(budget / MIB, color="#7b838d", linewidth=1, linestyle=":", label="budget")
+    lower.set(xlabel="tokens in the batch", ylabel="temporary memory, MiB", xscale="log")
+    lower.set_ylim(bottom=0)
+    lower.set_xticks(sizes, [str(size) for size in sizes])
+    lower.minorticks_off()
+    lower.set_title("Memory of a training step", fontsize=11)
+    for axes in (upper, lower):
         axes.legend(frameon=False)
         axes.grid(color="#e6e8eb", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
 # %% [markdown]
-# ## All of it
+# ## Putting it together
 
 
 # %%

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # A big vocabulary on a TPU
 #
-# The loss of a language model looks at one logit for each token of a batch and each word of the
-# vocabulary. Here that array would be the largest by far. We first ask the compiler how much memory
-# a training step takes with and without it, and then train.
+# A language model has one logit for each token of a batch and each word of the vocabulary. Here
+# that array would be the largest by far. We first ask the compiler how much memory a training step
+# takes with and without it, and then train.
 #
-# In Colab choose a TPU under *Runtime, Change runtime type*. Elsewhere it runs as well, on all GPUs
-# or on a CPU, which gets smaller sizes.
+# In Colab, choose a TPU under *Runtime, Change runtime type*. It also runs on GPUs, or with smaller
+# sizes on a CPU.
 
 # %%
-# Installs what is missing: jaxlogits from the clone that the notebook stands in, else from the
-# package index (which has it from the first release on: until then, open the notebook in a clone).
+# Installs what is missing: jaxlogits from the clone that contains this notebook, otherwise from the
+# package index (once there is a release; until then, open the notebook in a clone).
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -18,9 +18,12 @@ from pathlib import Path
 
 needed = ["jaxlogits", "matplotlib", "optax", "tqdm"]
 if missing := [name for name in needed if find_spec(name) is None]:
-    clones = [path for path in Path.cwd().parents if (path / "jaxlogits" / "py.typed").exists()]
+    places = [Path.cwd(), *Path.cwd().parents]
+    clones = [path for path in places if (path / "jaxlogits" / "py.typed").exists()]
     sources = [str(clones[0]) if clones and name == "jaxlogits" else name for name in missing]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *sources], check=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", *sources]
+    if subprocess.run(command, check=False).returncode:
+        raise RuntimeError("pip failed. Before the first release, open this notebook in a clone.")
 
 # %%
 import re
@@ -43,7 +46,8 @@ import jaxlogits as jl
 # %% [markdown]
 # ## The mesh
 #
-# All chips in one row, "data": each takes a part of every batch. The parameters are on all of them.
+# All chips form one axis, "data": each takes a part of every batch. The parameters are on all of
+# them.
 
 # %%
 devices = jax.devices()
@@ -58,9 +62,9 @@ vocabulary, features, tokens_per_chip = (32_768, 64, 512) if on_cpu else (131_07
 # ## The loss, in two ways
 #
 # `token_loss` is an ordinary function of some tokens. `plain_sum` calls it with all of a chip's
-# tokens at once; `blockwise_sum` with a block at a time, and computes the gradients in the same
-# pass. A chip sums over its own tokens, and one `psum` adds the chips. Layers are computed in
-# bfloat16, the loss in float32.
+# tokens at once; `blockwise_sum` calls it with one block at a time and computes the gradients in
+# the same pass. Each chip sums over its own tokens, and one `psum` adds up the chips. Layers are
+# computed in bfloat16, the loss in float32.
 
 
 # %%
@@ -93,7 +97,7 @@ def mean_loss(sum_of_losses, params, context, labels):
 # %% [markdown]
 # ## Memory before and after
 #
-# A compiled program knows the temporary memory that it needs on each chip. Nothing runs here:
+# A compiled program knows how much temporary memory it needs on each chip. Nothing runs here;
 # shapes are enough.
 
 
@@ -138,7 +142,7 @@ plt.show()
 # %% [markdown]
 # ## Training
 #
-# On text that every Python has, its own library: each step takes other places of it.
+# The text is Python's own standard library; each step takes different parts of it.
 
 # %%
 root = Path(sysconfig.get_path("stdlib"))
@@ -175,8 +179,8 @@ for _ in tqdm(range(25)):
 print("loss:", *(f"{loss:.2f}" for loss in losses[::6]))
 
 # %% [markdown]
-# What the chip itself says (a CPU says nothing): the most that has been in use at once, with the
-# parameters, their gradients and the text.
+# What the chip itself reports (a CPU doesn't): peak memory in use, including the parameters, their
+# gradients and the text.
 
 # %%
 if stats := devices[0].memory_stats():

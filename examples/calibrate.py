@@ -1,9 +1,9 @@
 # %% [markdown]
-# # Calibration: making probabilities mean what they say
+# # Calibration: probabilities that match frequencies
 #
-# A classifier that has learned its few training images by heart is surer than it should be. We
-# measure by how much, put it right with a single number, and let it answer with *sets* of digits
-# that hold the truth as often as we ask for.
+# A classifier that has memorized its few training images is overconfident. We measure by how much,
+# fix it with a single number (temperature scaling), and let it answer with *sets* of digits that
+# contain the truth as often as we ask for (conformal prediction).
 #
 # Run it with `pip install -e '.[examples]' && python examples/calibrate.py`.
 
@@ -29,8 +29,8 @@ Array = jax.Array
 # %% [markdown]
 # ## The data
 #
-# scikit-learn's 1797 handwritten digits in three parts: few to learn from, so that learning them by
-# heart is easy; some to calibrate with, which the model hasn't seen; and the rest to test.
+# scikit-learn's 1797 handwritten digits in three parts: a few for training, so that they are easy
+# to memorize; some for calibration, which the model hasn't seen; and the rest for testing.
 
 
 # %%
@@ -57,9 +57,9 @@ def load_data() -> tuple[Digits, Digits, Digits]:
 
 
 # %% [markdown]
-# ## A model that is too sure
+# ## An overconfident model
 #
-# One hidden layer of 64 units, trained until it makes no mistake and then for a long time more. By
+# One hidden layer of 64 units, trained until it makes no mistakes, and then for much longer. By
 # then the loss falls only because the logits grow.
 
 
@@ -103,11 +103,11 @@ def train(data: Digits, steps: int) -> Network:
 
 
 # %% [markdown]
-# ## One number puts it right
+# ## Temperature scaling
 #
 # Dividing the logits by a temperature T keeps their order, and so every decision; it only makes the
-# probabilities milder. `fit_temperature` finds the T at which the images to calibrate with are
-# likeliest. Its errors before and after are measured on the test images.
+# probabilities less extreme. `fit_temperature` finds the T that maximizes the likelihood of the
+# calibration images. The errors before and after are measured on the test images.
 
 
 # %%
@@ -132,12 +132,12 @@ def show_calibration(logits: Array, labels: Array, temperature: Array) -> None:
 
 
 # %% [markdown]
-# ## Sets that keep a promise
+# ## Conformal sets
 #
-# A set of digits instead of one: all those that can't be ruled out. A score says how strange a
-# digit is for an image, and the threshold comes from the scores of the truth on the images to
-# calibrate with. However bad the model, the sets of new images hold the truth as often as promised;
-# a bad model pays with large sets.
+# Answer with a set of digits: all those that can't be ruled out. A score says how unlikely a digit
+# is for an image, and a threshold is computed from the scores of the true digits of the calibration
+# images. However bad the model is, the sets for new images contain the truth as often as promised;
+# a bad model just has larger sets.
 
 
 # %%
@@ -181,15 +181,15 @@ def show_sets(held_out: Answers, test: Answers) -> None:
 
 
 # %% [markdown]
-# ## Yes or no
+# ## Binary questions
 #
-# Whether the digit is a nine is one question of yes or no, whose log-odds are the class against all
-# others. How often is it one where the model says 20 %?
+# Whether the digit is a nine is a binary question, and its log-odds are those of the class against
+# all others. If the model says 20 %, how often is it a nine?
 #
 # A calibrated model has a calibration error, too, as the rows of a bin are few. How large it would
 # be is seen by drawing labels from the model's own probabilities. And a logistic regression of the
 # labels on the log-odds says what is wrong: the slope is below 1 where the model is too sure, the
-# intercept is off 0 where it says yes too often or too seldom.
+# intercept is off 0 where it says nine too often or too seldom.
 
 
 # %%
@@ -233,10 +233,10 @@ def show_nines(test: Answers, temperature: Array) -> None:
 # %% [markdown]
 # ## The figure
 #
-# A reliability diagram shows how often answers are right over how sure they are; calibrated ones
-# are on the diagonal. The larger a dot, the more images. The third picture asks for nines alone,
-# of which a bin has so few that its rate has a wide interval, and the last one shows the coverage
-# of the sets over the promised one.
+# A reliability diagram shows accuracy over confidence; calibrated models are on the diagonal. The
+# larger a dot, the more images it stands for. The third panel, in the same colours, is about nines
+# only, of which a bin has so few that its rate has a wide 95 % interval; the last one shows the
+# coverage of the sets over the promised coverage.
 
 
 # %%
@@ -249,9 +249,9 @@ def draw_reliability(axes: plt.Axes, answers: Answers, title: str, color: str) -
     error = jl.expected_calibration_error(answers.logits, answers.labels)
     axes.plot([0, 1], [0, 1], color=REST, linewidth=1)
     axes.vlines(curve.confidence, curve.confidence, curve.accuracy, color=color, linewidth=1)
-    sizes = 20 + 400 * curve.weight / curve.weight.sum()
+    sizes = 15 + 200 * curve.weight / curve.weight.sum()
     axes.scatter(curve.confidence, curve.accuracy, s=sizes, color=color, alpha=0.8, linewidth=0)
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.05), ylim=(0, 1.05))
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.08), ylim=(0, 1.08))
     axes.set_title(f"{title}: error {error:.3f}", fontsize=11)
 
 
@@ -267,18 +267,13 @@ def draw_nines(axes: plt.Axes, test: Answers, temperature: Array) -> None:
     """The rate of nines over their probability with intervals, before and after."""
     axes.plot([0, 1], [0, 1], color=REST, linewidth=1)
     calibrated = test._replace(logits=test.logits / temperature)
-    for answers, color, name in ((test, BEFORE, "as trained"), (calibrated, AFTER, "calibrated")):
+    for answers, color in ((test, BEFORE), (calibrated, AFTER)):
         curve = jl.binary_reliability_curve(*ask_for_nines(answers), num_bins=5)
         axes.vlines(curve.probability, *wilson(curve.rate, curve.weight), color=color, linewidth=1)
-        sizes = 20 + 400 * curve.weight / curve.weight.sum()
-        axes.scatter(
-            curve.probability, curve.rate, s=sizes, color=color, alpha=0.8, linewidth=0, label=name
-        )
-    axes.set(xlabel="probability of a nine", ylabel="rate", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+        sizes = 15 + 200 * curve.weight / curve.weight.sum()
+        axes.scatter(curve.probability, curve.rate, s=sizes, color=color, alpha=0.8, linewidth=0)
+    axes.set(xlabel="probability of a nine", ylabel="rate", xlim=(-0.08, 1.08), ylim=(-0.08, 1.08))
     axes.set_title("Is it a nine?", fontsize=11)
-    legend = axes.legend(frameon=False, loc="lower right")
-    for handle in legend.legend_handles:
-        handle.set_sizes([40])
 
 
 def draw_coverage(axes: plt.Axes, held_out: Answers, test: Answers) -> None:
@@ -295,7 +290,7 @@ def draw_coverage(axes: plt.Axes, held_out: Answers, test: Answers) -> None:
 
 def draw(path: Path, held_out: Answers, test: Answers, temperature: Array) -> None:
     """Save the figure."""
-    figure, axes = plt.subplots(2, 2, figsize=(8, 8.2), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(5.2, 5.4), layout="constrained")
     axes = axes.ravel()
     draw_reliability(axes[0], test, "As trained", BEFORE)
     draw_reliability(axes[1], test._replace(logits=test.logits / temperature), "Calibrated", AFTER)
@@ -307,12 +302,12 @@ def draw(path: Path, held_out: Answers, test: Answers, temperature: Array) -> No
         axis.grid(color="#e6e8eb", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
 # %% [markdown]
-# ## All of it
+# ## Putting it together
 
 
 # %%

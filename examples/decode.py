@@ -1,9 +1,9 @@
 # %% [markdown]
-# # From logits to text: ways to draw the next character
+# # Generating text: temperature, top-k, top-p and others, side by side
 #
 # A language model says how likely each next character is. What the text is like depends on how one
-# of them is then taken: always the likeliest, or drawn; from all, or from those that a rule leaves.
-# Here a small model learns to write like Python's manual, and the rules write side by side.
+# is then chosen: always the likeliest (greedy), or sampled from all, or from those that a rule
+# keeps. Here a small model learns to write like Python's manual, and we compare the rules.
 #
 # Run it with `pip install -e '.[examples]' && python examples/decode.py`.
 
@@ -31,8 +31,8 @@ CONTEXT = len(PROMPT)  # characters that the model sees
 # %% [markdown]
 # ## The text
 #
-# Every Python brings its language reference, for `help("for")`: half a million characters, most of
-# them English prose. Runs of blanks become one; a character that is rare becomes a blank, too.
+# Every Python comes with its language reference, for `help("for")`: half a million characters,
+# mostly English prose. Runs of blanks become one blank, and so do rare characters.
 
 
 # %%
@@ -59,8 +59,8 @@ def load_text() -> Text:
 # %% [markdown]
 # ## The model
 #
-# Two layers look at the last 24 characters, as many as the prompt has; the second gives one logit
-# for each character that may come next.
+# Two layers look at the last 24 characters, as many as the prompt has; the second has one logit for
+# each possible next character.
 
 
 # %%
@@ -122,15 +122,15 @@ def train(text: Text, model: Model, steps: int, batch_size: int) -> tuple[Model,
 # %% [markdown]
 # ## The rules
 #
-# Each maps logits to logits and removes classes by setting theirs to -inf; what is left is sampled.
-# They compose: a temperature first, then a rule.
+# Each takes logits and returns logits, with -inf for removed classes; the rest is sampled. They
+# compose: first a temperature, then a rule.
 
 # %%
 Rule = Callable[[Array], Array]
 
 RULES: dict[str, Rule] = {
     "greedy": lambda logits: jl.apply_temperature(logits, 0.0),
-    "everything": lambda logits: logits,
+    "no rule": lambda logits: logits,
     "temperature 0.5": lambda logits: jl.apply_temperature(logits, 0.5),
     "top-k, 5": lambda logits: jl.keep_top_k(logits, 5),
     "top-p, 0.8": lambda logits: jl.keep_top_p(logits, 0.8),
@@ -179,7 +179,7 @@ def show_rules(text: Text, model: Model, length: int) -> dict[str, Written]:
 # %% [markdown]
 # ## The figure
 #
-# What each rule keeps of one distribution, and how undecided it leaves the model on the way.
+# What each rule keeps of one distribution, and the entropy while it writes.
 
 
 # %%
@@ -197,8 +197,8 @@ def an_undecided_place(text: Text, model: Model) -> Array:
 def draw(path: Path, text: Text, model: Model, results: dict[str, Written]) -> None:
     """Save the figure."""
     logits = an_undecided_place(text, model)
-    order = np.argsort(-np.asarray(logits))[:24]
-    figure, axes = plt.subplots(len(RULES), 2, figsize=(11, 10), layout="constrained", sharex="col")
+    order = np.argsort(-np.asarray(logits))[:12]
+    figure, axes = plt.subplots(len(RULES), 2, figsize=(5.2, 8), layout="constrained", sharex="col")
     for (left, right), (name, rule) in zip(axes, RULES.items(), strict=True):
         shaped = jax.jit(rule)(logits)
         before, after = np.asarray(jl.softmax(logits))[order], np.asarray(jl.softmax(shaped))[order]
@@ -209,19 +209,17 @@ def draw(path: Path, text: Text, model: Model, results: dict[str, Written]) -> N
         right.set_ylim(-0.2, 3.2)
         for axis in (left, right):
             axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_title(
-        "Probability of the next character: before (pale), after (dark)", fontsize=10
-    )
-    axes[0, 1].set_title("Entropy while writing, in nats", fontsize=10)
+    axes[0, 0].set_title("Next character:\nall (pale), kept (dark)", fontsize=10)
+    axes[0, 1].set_title("Entropy while\nwriting, in nats", fontsize=10)
     axes[-1, 0].set_xticks(range(len(order)), [repr(text.alphabet[k])[1:-1] for k in order])
     axes[-1, 1].set_xlabel("character")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
 # %% [markdown]
-# ## All of it
+# ## Putting it together
 
 
 # %%

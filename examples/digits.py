@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Handwritten digits: what a logit is
 #
-# A classifier ends in *logits*: one real number per class, the larger the likelier. Here ten linear
-# units look at an 8 × 8 image of a digit and give ten logits. We train them, and then look at what
-# the numbers mean.
+# A classifier's outputs are *logits*: one real number per class; the larger, the likelier. Here ten
+# linear units look at an 8 × 8 image of a digit and give ten logits. We train them, and then look
+# at what the numbers mean.
 #
 # Run it with `pip install -e '.[examples]' && python examples/digits.py`.
 
@@ -28,7 +28,8 @@ Array = jax.Array
 # %% [markdown]
 # ## The data
 #
-# scikit-learn brings 1797 digits that people wrote. Four fifths train the model, the rest test it.
+# scikit-learn comes with 1797 handwritten digits. Four fifths are for training, the rest for
+# testing.
 
 
 # %%
@@ -52,7 +53,7 @@ def load_data() -> tuple[Digits, Digits]:
 # %% [markdown]
 # ## The model: a logits layer
 #
-# One linear unit per class. Nothing squeezes its output into [0, 1]: a logit may be any number.
+# One linear unit per class. Its output isn't squeezed into [0, 1]: a logit can be any number.
 
 
 # %%
@@ -71,8 +72,8 @@ def predict(layer: Layer, images: Array) -> Array:
 # %% [markdown]
 # ## Training
 #
-# The loss takes the logits as they are, and the true class of each image. It gives one number per
-# image, -log of the probability that the model gives to the truth; we minimise their mean.
+# The loss takes the logits as they are and the true class of each image. It returns one number per
+# image, -log of the probability that the model gives to the true class; we minimize the mean.
 
 
 # %%
@@ -107,7 +108,7 @@ def train(data: Digits, steps: int) -> tuple[Layer, list[float]]:
 # %% [markdown]
 # ## From logits to a decision
 #
-# Softmax turns the logits into probabilities. It keeps their order, so the decision needs no
+# Softmax turns the logits into probabilities. It keeps their order, so a decision doesn't need
 # probabilities at all: the largest logit has the largest probability.
 
 
@@ -126,13 +127,13 @@ def show_decisions(logits: Array, labels: Array) -> float:
 # %% [markdown]
 # ## One image, three scales
 #
-# | | range | adds up |
+# | | range | sums to |
 # |---|---|---|
-# | logit | any number | to nothing: adding 7 to all ten changes nothing |
-# | probability p | 0 to 1 | to 1 |
-# | class log-odds, log(p / (1 - p)) | any number | each by itself: this class against the rest |
+# | logit | any number | anything: adding 7 to all ten makes no difference |
+# | probability p | 0 to 1 | 1 |
+# | class log-odds, log(p / (1 - p)) | any number | anything: each is this class against the rest |
 #
-# The log-odds are what statistics calls the logit. `sigmoid` leads from them back to p.
+# The log-odds are what statistics calls the logit. `sigmoid` turns them back into p.
 
 
 # %%
@@ -150,25 +151,25 @@ def show_scales(logits: Array, label: int) -> None:
 
 
 # %% [markdown]
-# ## Sure, and right or wrong
+# ## Confident, right or wrong
 #
-# Take the image that the model knows best and multiply its logits by 6: now it is very sure. Should
-# the answer be right, the loss is tiny but not 0, and so is its derivative; should it be wrong, the
-# loss is large but finite. In float32 the probabilities round to 1 and 0, and a loss that starts
-# from *them* has lost all of that.
+# Take the image with the smallest loss and multiply its logits by 6, so that the model is very
+# confident. If the answer is right, the loss is tiny but not 0, and neither is its derivative; if
+# it is wrong, the loss is large but finite. In float32 the probabilities round to 1 and 0, so a
+# loss that is computed from *them* loses all of this.
 
 
 # %%
 def naive_loss(logits: Array, label: Array) -> Array:
-    """-log p, with p first; right on paper, lost in float32."""
+    """-log p, computed from p: right on paper, lost in float32."""
     return -jnp.log(jax.nn.softmax(logits)[label])
 
 
 def show_confidence(logits: Array) -> None:
-    """Print the loss of a confident answer, should it be right and should it be wrong."""
+    """Print the loss of a confident answer, if it is right and if it is wrong."""
     sure = 6 * logits
     losses = {"jaxlogits": jl.softmax_cross_entropy_with_integer_labels, "-log(p)": naive_loss}
-    print(f"\na very sure answer, {jnp.argmax(sure)}:")
+    print(f"\na confident answer, {jnp.argmax(sure)}:")
     print("true class          loss by        loss  d loss / d logit of the true class")
     for truth, name in ((jnp.argmax(sure), "right"), (jnp.argmin(sure), "wrong")):
         for by, loss in losses.items():
@@ -179,7 +180,7 @@ def show_confidence(logits: Array) -> None:
 # %% [markdown]
 # ## The figure
 #
-# Eight test images with the probabilities that the model gives them, and the loss while it learned.
+# Eight test images with the model's probabilities, and the loss during training.
 
 
 # %%
@@ -187,26 +188,26 @@ RIGHT, WRONG, REST = "#2a7f62", "#c8442d", "#b8bec6"
 
 
 def hardest_first(logits: Array, labels: Array) -> Array:
-    """Image indices by falling loss."""
+    """Indices of the images, the largest loss first."""
     return jnp.argsort(-jl.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
 def draw_image(axes: tuple[plt.Axes, plt.Axes], image: Array, probs: Array, label: int) -> None:
-    """One image over the bars of its probabilities."""
+    """An image, and bars of its probabilities below it."""
     picture, bars = axes
     decision = int(probs.argmax())
     colors = [REST] * 10
     colors[decision] = WRONG
     colors[label] = RIGHT
     picture.imshow(image.reshape(8, 8), cmap="gray_r")
-    verdict = f"{decision}" if decision == label else f"{decision}, but it is a {label}"
+    verdict = f"{decision}" if decision == label else f"{decision} (is {label})"
     picture.set_title(verdict, color=RIGHT if decision == label else WRONG, fontsize=10)
     picture.set_axis_off()
     bars.bar(range(10), probs, color=colors)
     bars.set_ylim(0, 1)
-    bars.set_xticks(range(10))
-    bars.set_yticks([0, 0.5, 1])
-    bars.tick_params(labelsize=7, length=2)
+    bars.set_xticks([0, 3, 6, 9])
+    bars.set_yticks([0, 1])
+    bars.tick_params(labelsize=9, length=2)
     bars.spines[["top", "right"]].set_visible(False)
 
 
@@ -215,30 +216,32 @@ def draw(path: Path, data: Digits, logits: Array, losses: list[float]) -> None:
     order = hardest_first(logits, data.labels)
     chosen = [*order[:4], *order[len(order) // 2 :: len(order) // 8][:4]]
     probs = jl.softmax(logits)
-    figure = plt.figure(figsize=(12, 5.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.9, 1])
-    title = "The four hardest test images and four ordinary ones (green: the truth; red: a mistake)"
-    left.suptitle(title, fontsize=11)
-    axes = left.subplots(4, 4, height_ratios=[1.5, 1, 1.5, 1])
+    figure = plt.figure(figsize=(5.2, 8), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1.9, 1])
+    title = (
+        "The four hardest test images and four ordinary ones\n(green: the truth; red: a mistake)"
+    )
+    upper.suptitle(title, fontsize=11)
+    axes = upper.subplots(4, 4, height_ratios=[1.5, 1, 1.5, 1])
     for place, index in enumerate(chosen):
         row, column = divmod(place, 4)
         pair = (axes[2 * row, column], axes[2 * row + 1, column])
         draw_image(pair, data.images[index], probs[index], int(data.labels[index]))
     for row in (1, 3):
-        axes[row, 0].set_ylabel("probability", fontsize=8)
-    curve = right.subplots()
+        axes[row, 0].set_ylabel("probability", fontsize=9)
+    curve = lower.subplots()
     curve.plot(losses, color="#30507a")
     curve.set(xlabel="step", ylabel="mean training loss", yscale="log")
-    curve.set_title("Cross entropy while learning", fontsize=11)
+    curve.set_title("Cross entropy during training", fontsize=11)
     curve.grid(which="both", color="#e6e8eb", linewidth=0.6)
     curve.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
 # %% [markdown]
-# ## All of it
+# ## Putting it together
 
 
 # %%

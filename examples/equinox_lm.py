@@ -3,7 +3,7 @@
 #
 # A small transformer learns to predict the next token of Python source. Its logits, one for each
 # token of a batch and each word of the vocabulary, would be the largest array of a training step.
-# The loss takes what they are made of, hidden states and kernel, and makes a block at a time.
+# So the loss takes hidden states and kernel instead, and computes the logits a block at a time.
 #
 # Run it with `pip install -e '.[frameworks]' && python examples/equinox_lm.py`. The same model in
 # other frameworks: `flax_nnx_lm.py`, `flax_linen_lm.py`, `haiku_lm.py`.
@@ -21,8 +21,8 @@ import jaxlogits as jl
 # %% [markdown]
 # ## The model
 #
-# Of one piece of text; `jax.vmap` makes it a batch. `eqx.filter_checkpoint` keeps nothing of a
-# block but its input, and computes the rest again for the gradients.
+# The model takes one piece of text; `jax.vmap` makes it a batch. `eqx.filter_checkpoint` stores
+# only a block's input and recomputes the rest for the gradients.
 
 
 # %%
@@ -80,8 +80,8 @@ class LanguageModel(eqx.Module):
 # %% [markdown]
 # ## The loss
 #
-# Instead of `cross_entropy(hidden @ kernel, targets)`. The model is cast inside of it, so that its
-# gradients are float32. Products are summed in float32, and the loss is computed in it.
+# This replaces `cross_entropy(hidden @ kernel, targets)`. The model is cast to bfloat16 inside, so
+# its gradients are float32. Products are accumulated in float32, and the loss is float32.
 
 
 # %%
@@ -101,8 +101,9 @@ def mean_loss(model: LanguageModel, tokens: Array) -> Array:
 # %% [markdown]
 # ## Training and test
 #
-# `optax.MultiSteps` averages the gradients of a few batches before it takes a step. Perplexity is
-# exp of the mean loss, the calibration error how far confidence is from how often it is right.
+# `optax.MultiSteps` averages the gradients of a few batches before it takes a step (gradient
+# accumulation). The test reports perplexity, the exponential of the mean loss, and calibration
+# error.
 
 
 # %%

@@ -1,13 +1,13 @@
 # %% [markdown]
-# # jaxlogits, a first tour
+# # jaxlogits: a first tour
 #
-# A classifier ends in *logits*, one number per class. This tour trains a small one and takes its
-# logits through what can happen to them: probabilities, a loss, calibration, draws, and at last a
-# loss for so many classes that the array of logits would be too large.
+# A classifier's outputs are *logits*, one number per class. This tour trains a small classifier and
+# shows what can be done with its logits: probabilities, a loss, calibration, sampling, and finally
+# a loss for so many classes that the array of logits would be too large.
 
 # %%
-# Installs what is missing: jaxlogits from the clone that the notebook stands in, else from the
-# package index (which has it from the first release on: until then, open the notebook in a clone).
+# Installs what is missing: jaxlogits from the clone that contains this notebook, otherwise from the
+# package index (once there is a release; until then, open the notebook in a clone).
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,9 +15,12 @@ from pathlib import Path
 
 needed = ["jaxlogits", "matplotlib"]
 if missing := [name for name in needed if find_spec(name) is None]:
-    clones = [path for path in Path.cwd().parents if (path / "jaxlogits" / "py.typed").exists()]
+    places = [Path.cwd(), *Path.cwd().parents]
+    clones = [path for path in places if (path / "jaxlogits" / "py.typed").exists()]
     sources = [str(clones[0]) if clones and name == "jaxlogits" else name for name in missing]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *sources], check=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", *sources]
+    if subprocess.run(command, check=False).returncode:
+        raise RuntimeError("pip failed. Before the first release, open this notebook in a clone.")
 
 # %%
 import jax
@@ -31,8 +34,8 @@ jnp.set_printoptions(precision=4, suppress=True)
 # %% [markdown]
 # ## Logits and probabilities
 #
-# Softmax makes probabilities of them. Each probability by itself has a logit in the sense of
-# statistics too, its log-odds log(p / (1 - p)), and `sigmoid` leads back.
+# Softmax turns logits into probabilities. Each probability also has a logit in the statistical
+# sense, its log-odds log(p / (1 - p)), and `sigmoid` turns that back into the probability.
 
 # %%
 logits = jnp.array([2.0, 1.0, 0.0])
@@ -43,8 +46,8 @@ print("and back     ", jl.sigmoid(jl.class_log_odds(logits)))
 # %% [markdown]
 # ## Something to classify
 #
-# Points of three kinds, in three arms of a spiral that run into each other. A few are learned; the
-# others show what the classifier really knows.
+# Points of three classes, in the three arms of a spiral that run into each other. A few are for
+# training; the others show what the classifier has really learned.
 
 
 # %%
@@ -64,20 +67,20 @@ waves = 4.0 * jax.random.normal(keys[2], [2, 200])
 
 
 def hidden_of(points):
-    """200 waves of the plane: what a network's last hidden layer would be."""
+    """200 waves on the plane, in place of a network's last hidden layer."""
     return jnp.sin(points @ waves + jnp.arange(200.0))
 
 
 # %% [markdown]
 # ## The loss
 #
-# It takes logits and the true classes, and gives one value for each example. Write `.mean()`, or
+# The loss takes logits and true classes, and returns one value per example. Write `.mean()`, or
 # whatever your training needs.
 
 
 # %%
 def mean_loss(kernel):
-    """Of the points that are learned."""
+    """The mean over the training points."""
     logits = hidden_of(train_points) @ kernel
     return jl.softmax_cross_entropy_with_integer_labels(logits, train_arms).mean()
 
@@ -102,15 +105,16 @@ figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
 blend = jl.softmax(hidden_of(grid) @ kernel) @ colors
 axes.imshow(0.4 + 0.6 * blend, origin="lower", extent=(-1.1, 1.1, -1.1, 1.1))
 axes.scatter(*train_points.T, c=colors[train_arms], edgecolor="white", s=25)
-axes.set_title("Probabilities as colours, and the points learned")
+axes.set_title("Probabilities as colours, and the training points")
 axes.set_axis_off()
 plt.show()
 
 # %% [markdown]
-# ## Sure, and right or wrong
+# ## Confident, right or wrong
 #
-# Where an answer is very sure, float32 rounds its probability to 1 and that of the others to 0. A
-# loss that starts from probabilities has lost what there is to learn; one that takes logits hasn't.
+# When a model is very confident, float32 rounds the probability of its answer to 1 and the others
+# to 0. A loss computed from probabilities loses what there is to learn; one that takes logits
+# doesn't.
 
 
 # %%
@@ -128,11 +132,11 @@ for truth, verdict in ((0, "right"), (2, "wrong")):
         )
 
 # %% [markdown]
-# ## Probabilities that mean what they say
+# ## Calibration
 #
-# Of the answers that it is 80 % sure of, are 80 % right? The calibration error says how far off
-# that is on average. One number, a temperature, fitted to half of the new points, puts most of it
-# right.
+# Of the answers given with 80 % confidence, are 80 % right? The expected calibration error says how
+# far off that is on average. A single number, a temperature, fitted to half of the new points,
+# fixes most of it.
 
 # %%
 half = len(arms) // 2
@@ -145,7 +149,7 @@ for name, values, line in (("as trained", rest, "o--"), ("calibrated", calibrate
     error = jl.expected_calibration_error(values, truth)
     curve = jl.reliability_curve(values, truth, num_bins=8)
     axes.plot(curve.confidence, curve.accuracy, line, label=f"{name}: error {error:.3f}")
-axes.set(xlabel="confidence", ylabel="share that is right")
+axes.set(xlabel="confidence", ylabel="accuracy")
 axes.set_title(f"A temperature of {fit.temperature:.2f}")
 axes.legend(frameon=False)
 plt.show()
@@ -153,9 +157,9 @@ plt.show()
 # %% [markdown]
 # ## From logits to a decision
 #
-# Shaping functions take logits to logits, and a class that they remove has -inf; so one can follow
-# the other, and a draw or a loss all of them. Here are 1000 draws: of all classes, and of the few
-# likeliest that together have a probability of 0.8.
+# Functions such as top-p take logits and return logits, with -inf for removed classes, so they
+# chain, and samplers and losses can follow. Here are 1000 samples: from all classes, and from the
+# smallest set of likeliest classes with a total probability of 0.8 (top-p, or nucleus sampling).
 
 # %%
 words = ["cat", "dog", "fox", "owl", "elk"]
@@ -166,16 +170,16 @@ for name, kept in (("all", logits), ("top-p", jl.keep_top_p(logits, 0.8))):
     print(f"{name:>5}:", ", ".join(f"{n} {word}" for n, word in zip(counts, words, strict=True)))
 
 # %% [markdown]
-# ## Logits that need never exist
+# ## A loss without the logits in memory
 #
-# A language model has a logit for each token of a batch and each word of its vocabulary. Any loss
-# of rows can be computed a block of them at a time, gradients included: wrap it. The memory that a
-# compiled program asks for tells the difference; nothing has to be run for that.
+# A language model has a logit for each token of a batch and each word of its vocabulary. Any
+# per-row loss can be computed one block of rows at a time, including its gradients: wrap it. To see
+# the difference, ask the compiled programs how much memory they need; nothing has to run for that.
 
 
 # %%
 def token_loss(kernel, hidden, labels):
-    """Of each token: an ordinary function, which could be any other."""
+    """One loss per token: an ordinary function, which could be any other."""
     return jl.softmax_cross_entropy_with_integer_labels(hidden @ kernel, labels)
 
 
@@ -194,8 +198,8 @@ for name, loss in (("plain", plain), ("blockwise", jl.blockwise_mean(token_loss)
     print(f"{name:>9}: {compiled.memory_analysis().temp_size_in_bytes / 2**20:6.0f} MiB")
 
 # %% [markdown]
-# ## Further
+# ## Where to go next
 #
-# - *Big vocabulary on a TPU*, a notebook: the last section in earnest, on all the chips there are.
+# - *A big vocabulary on a TPU*, a notebook: the last section at full size, on all available chips.
 # - *Logits explained*, a notebook with sliders.
-# - `help(jl.softmax)` and its like say what every edge gives and how accurate a function is.
+# - `help(jl.softmax)`, as for every function, documents edge cases and accuracy.

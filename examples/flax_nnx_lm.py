@@ -3,7 +3,7 @@
 #
 # A small transformer learns to predict the next token of Python source. Its logits, one for each
 # token of a batch and each word of the vocabulary, would be the largest array of a training step.
-# The loss takes what they are made of, hidden states and kernel, and makes a block at a time.
+# So the loss takes hidden states and kernel instead, and computes the logits a block at a time.
 #
 # Run it with `pip install -e '.[frameworks]' && python examples/flax_nnx_lm.py`. The same model in
 # other frameworks: `flax_linen_lm.py`, `haiku_lm.py`, `equinox_lm.py`.
@@ -20,9 +20,9 @@ import jaxlogits as jl
 # %% [markdown]
 # ## The model
 #
-# Mixed precision is a matter of two dtypes in each layer: parameters stay in float32
-# (`param_dtype`, by default), what is computed with them is bfloat16 (`dtype`). `nnx.remat` keeps
-# nothing of a block but its input, and computes the rest again for the gradients.
+# For mixed precision each layer has two dtypes: parameters stay float32 (`param_dtype`, by
+# default), and computations are in bfloat16 (`dtype`). `nnx.remat` stores only a block's input and
+# recomputes the rest for the gradients.
 
 
 # %%
@@ -81,8 +81,8 @@ class LanguageModel(nnx.Module):
 # %% [markdown]
 # ## The loss
 #
-# Instead of `cross_entropy(model(tokens), targets)`. In bfloat16 like the layers; the products are
-# summed in float32, and the loss is computed in it.
+# This replaces `cross_entropy(model(tokens), targets)`. Hidden states and kernel are bfloat16, like
+# the layers; products are accumulated in float32, and the loss is float32.
 
 
 # %%
@@ -96,8 +96,9 @@ def mean_loss(model: LanguageModel, tokens: Array) -> Array:
 # %% [markdown]
 # ## Training and test
 #
-# `optax.MultiSteps` averages the gradients of a few batches before it takes a step. Perplexity is
-# exp of the mean loss, the calibration error how far confidence is from how often it is right.
+# `optax.MultiSteps` averages the gradients of a few batches before it takes a step (gradient
+# accumulation). The test reports perplexity, the exponential of the mean loss, and calibration
+# error.
 
 
 # %%

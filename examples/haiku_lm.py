@@ -3,7 +3,7 @@
 #
 # A small transformer learns to predict the next token of Python source. Its logits, one for each
 # token of a batch and each word of the vocabulary, would be the largest array of a training step.
-# The loss takes what they are made of, hidden states and kernel, and makes a block at a time.
+# So the loss takes hidden states and kernel instead, and computes the logits a block at a time.
 #
 # Run it with `pip install -e '.[frameworks]' && python examples/haiku_lm.py`. The same model in
 # other frameworks: `flax_nnx_lm.py`, `flax_linen_lm.py`, `equinox_lm.py`.
@@ -24,9 +24,9 @@ import jaxlogits as jl
 # %% [markdown]
 # ## The model
 #
-# Modules know nothing of dtypes: a policy says that parameters stay in float32 and are computed
-# with in bfloat16, and that a norm takes its mean in float32. `hk.remat` keeps nothing of a block
-# but its input, and computes the rest again for the gradients.
+# Modules don't set dtypes: a policy says that parameters stay float32, computations are in
+# bfloat16, and norms compute their mean in float32. `hk.remat` stores only a block's input and
+# recomputes the rest for the gradients.
 
 
 # %%
@@ -75,8 +75,8 @@ def make_model(sizes: Sizes) -> hk.Transformed:
 # %% [markdown]
 # ## The loss
 #
-# Instead of `cross_entropy(hidden @ kernel, targets)`. In bfloat16 like the layers; products are
-# summed in float32, and the loss is computed in it.
+# This replaces `cross_entropy(hidden @ kernel, targets)`. Hidden states and kernel are bfloat16,
+# like the layers; products are accumulated in float32, and the loss is float32.
 
 
 # %%
@@ -89,8 +89,9 @@ def mean_loss(params: hk.Params, model: hk.Transformed, tokens: Array) -> Array:
 # %% [markdown]
 # ## Training and test
 #
-# `optax.MultiSteps` averages the gradients of a few batches before it takes a step. Perplexity is
-# exp of the mean loss, the calibration error how far confidence is from how often it is right.
+# `optax.MultiSteps` averages the gradients of a few batches before it takes a step (gradient
+# accumulation). The test reports perplexity, the exponential of the mean loss, and calibration
+# error.
 
 
 # %%

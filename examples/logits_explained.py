@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Logits explained
 #
-# What a logit is, what softmax makes of several, and what a temperature, a cap and a loss do to
-# them. Cells with `@param` have sliders in Colab: drag one and the picture changes. Elsewhere,
-# change the number and run the cell again.
+# What a logit is, how softmax turns several into probabilities, and what a temperature, a soft cap
+# and a loss do to them. Cells with `@param` have sliders in Colab: drag one and the picture
+# changes. Elsewhere, change the number and run the cell again.
 
 # %%
-# Installs what is missing: jaxlogits from the clone that the notebook stands in, else from the
-# package index (which has it from the first release on: until then, open the notebook in a clone).
+# Installs what is missing: jaxlogits from the clone that contains this notebook, otherwise from the
+# package index (once there is a release; until then, open the notebook in a clone).
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,9 +15,12 @@ from pathlib import Path
 
 needed = ["jaxlogits", "matplotlib"]
 if missing := [name for name in needed if find_spec(name) is None]:
-    clones = [path for path in Path.cwd().parents if (path / "jaxlogits" / "py.typed").exists()]
+    places = [Path.cwd(), *Path.cwd().parents]
+    clones = [path for path in places if (path / "jaxlogits" / "py.typed").exists()]
     sources = [str(clones[0]) if clones and name == "jaxlogits" else name for name in missing]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *sources], check=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", *sources]
+    if subprocess.run(command, check=False).returncode:
+        raise RuntimeError("pip failed. Before the first release, open this notebook in a clone.")
 
 # %%
 import jax
@@ -32,9 +35,9 @@ LINE, DOT, REST = "#30507a", "#c8442d", "#b8bec6"
 # %% [markdown]
 # ## One probability
 #
-# Odds compare a probability with its opposite: 0.8 is 4 to 1. The logit is their logarithm. It is 0
-# at one half, changes its sign with the opposite, and has no ends: while the probability crowds
-# against 1, the logit walks on.
+# Odds compare a probability with that of the complement: 0.8 is 4 to 1. The logit is the logarithm
+# of the odds. It is 0 at one half, has the opposite sign for the complement, and is unbounded:
+# while the probability approaches 1, the logit keeps growing.
 
 # %%
 probability = 0.8  # @param {"type":"slider","min":0.01,"max":0.99,"step":0.01}
@@ -54,8 +57,8 @@ plt.show()
 # %% [markdown]
 # ## Evidence adds up
 #
-# By Bayes' rule, the logit after an observation is the logit before it plus the logarithm of how
-# many times likelier the observation is if the thing is so. Probabilities have no such simple rule.
+# By Bayes' rule, the posterior logit is the prior logit plus the log of the likelihood ratio of the
+# observation. Probabilities have no such simple rule.
 
 # %%
 ill_before = 0.01  # @param {"type":"slider","min":0.01,"max":0.5,"step":0.01}
@@ -69,9 +72,9 @@ for tests in range(4):
 # %% [markdown]
 # ## Several classes
 #
-# A classifier has a logit for each class, and softmax makes probabilities of them: exponentials,
-# divided by their sum. Only differences count. A temperature above 1 brings the logits closer to
-# each other, and so the probabilities; a soft cap c tanh(z / c) holds back the large ones only.
+# A classifier has a logit for each class, and softmax turns them into probabilities: exponentials,
+# divided by their sum. Only differences matter. A temperature above 1 brings the logits closer
+# together, and so the probabilities; a soft cap c tanh(z / c) affects only large logits.
 
 # %%
 a = 2.0  # @param {"type":"slider","min":-6,"max":6,"step":0.1}
@@ -97,8 +100,8 @@ plt.show()
 # %% [markdown]
 # ## Two meanings of one word
 #
-# The log-odds of a class against all others together are a logit in the first sense. They aren't
-# the layer's logits, but `sigmoid` of the ones is the softmax of the others.
+# The log-odds of a class against all the others together are a logit in the first sense. They
+# aren't the layer's logits, but their sigmoid is the softmax of the layer's logits.
 
 # %%
 print("logits of the layer    ", logits)
@@ -109,10 +112,10 @@ print("sigmoid(log-odds)      ", jl.sigmoid(jl.class_log_odds(logits)))
 print("softmax(logits)        ", jl.softmax(logits))
 
 # %% [markdown]
-# ## What learning does
+# ## What training does
 #
-# The gradient of the cross entropy is softmax(z) - y: it takes from each class the probability that
-# it has, and gives 1 to the true one. Follow it, and the true class's probability rises.
+# The gradient of the cross entropy is softmax(z) - y, where y is 1 for the true class and 0
+# otherwise. A step against it raises the logit of the true class and lowers the others.
 
 # %%
 truth = 2  # @param {"type":"slider","min":0,"max":2,"step":1}
@@ -120,7 +123,7 @@ truth = 2  # @param {"type":"slider","min":0,"max":2,"step":1}
 
 @jax.jit
 def step(z, _):
-    """One step down the loss."""
+    """One step of gradient descent."""
     return z - 0.5 * jax.grad(jl.softmax_cross_entropy_with_integer_labels)(z, truth), jl.softmax(z)
 
 
@@ -135,8 +138,9 @@ plt.show()
 # %% [markdown]
 # ## Why not probabilities?
 #
-# Because float32 has few digits near 1. From the logits 10, 20 and 80 the losses are as different
-# as they should be. By way of the probability the second is 0, and there is nothing to learn.
+# Because float32 can't resolve probabilities close to 1. Computed from the logits 10, 20 and 80,
+# the losses differ as they should. Computed from the probability, the second is already 0, and
+# nothing is left to learn.
 
 # %%
 for z in (10.0, 20.0, 80.0):

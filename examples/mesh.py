@@ -1,13 +1,13 @@
 # %% [markdown]
-# # One device or a pod: a head whose classes and rows are split
+# # One device or eight: a head whose classes and rows are sharded
 #
 # The same training step on one device and on a mesh of eight, (data, model) = (4, 2): the tokens of
 # a batch are split four ways and the words of the vocabulary two ways. No device ever has a whole
 # row of logits, and the losses are the same.
 #
-# Run it with `pip install -e '.[examples]' && python examples/mesh.py`. It makes eight devices of
-# the CPU; on a machine with TPUs or GPUs those are taken. On a pod slice, start the same file on
-# every host with `--pod`: nothing changes but the mesh, which then has all of the pod's devices.
+# Run it with `pip install -e '.[examples]' && python examples/mesh.py`. It splits the CPU into
+# eight devices; on a machine with TPUs or GPUs it uses those. On a pod slice, start the same file
+# on every host with `--pod`: only the mesh changes, which then has all devices of the pod.
 
 # %%
 import argparse
@@ -48,7 +48,7 @@ DEFAULT = Options()
 #
 # The embeddings of the last four tokens, mixed by one layer, are scored against a kernel `[D, K]`.
 # The classes of the kernel are split over `model`, and so are the rows of the embedding, which are
-# words too. Everything that has a row for each token is split over `data`.
+# words as well. Everything with a row for each token is split over `data`.
 
 # %%
 CONTEXT = 4
@@ -94,9 +94,9 @@ def place(mesh: Mesh, tree: object, specs: object) -> object:
 # ## The loss
 #
 # Inside `shard_map` every device has its slice of the tokens and its slice of the classes. Labels
-# are indices into the whole vocabulary. `axis_name` says over which axis of the mesh the classes
-# are split, `row_axis_name` over which the rows are: the mean is that of all tokens, and the
-# gradients are those of the whole. That is all that a mesh adds to the loss.
+# are indices into the whole vocabulary. `axis_name` names the mesh axis over which the classes are
+# split, `row_axis_name` the one over which the rows are split: the mean is over all tokens, and the
+# gradients are complete. That is all that a mesh adds to the loss.
 
 
 # %%
@@ -135,8 +135,8 @@ def step(mesh: Mesh, state: State, context: Array, labels: Array) -> tuple[State
 # %% [markdown]
 # ## Training on a mesh
 #
-# The compiled program says what it sends and what each device holds. (With two axes that XLA shards
-# by itself, looking up the embedding and its gradient send something too.)
+# The compiled program shows what it sends and what each device holds. (Looking up the embedding,
+# which XLA shards by itself, and its gradient send something, too.)
 
 
 # %%
@@ -203,30 +203,31 @@ def show_owners(axes: plt.Axes, title: str, spec: P, data: int, model: int) -> N
 
 def draw(path: Path, runs: dict[str, Run]) -> None:
     """Save who holds what on (data 4, model 2), and the losses of all meshes."""
-    figure, panels = plt.subplots(
-        1, 4, figsize=(12, 3.6), width_ratios=[1, 2, 2, 3], layout="constrained"
-    )
+    figure = plt.figure(figsize=(5.2, 6), layout="constrained")
+    upper, lower = figure.subfigures(2, 1)
+    panels = upper.subplots(1, 3, width_ratios=[1, 2, 2])
+    curve = lower.subplots()
     matrices = {
         "hidden [N, D]": P("data", None),
         "kernel [D, K]": P(None, "model"),
         "logits [N, K]": P("data", "model"),
     }
-    for axes, (title, spec) in zip(panels, matrices.items(), strict=False):
+    for axes, (title, spec) in zip(panels, matrices.items(), strict=True):
         show_owners(axes, title, spec, 4, 2)
     styles = [("#c8442d", 5, "-"), ("#1d3c5e", 1.5, "--")]
     for (name, run), (color, width, line) in zip(runs.items(), styles, strict=False):
-        panels[3].plot(run.losses, color=color, linewidth=width, linestyle=line, label=name)
-    panels[3].set(xlabel="step", ylabel="loss")
-    panels[3].set_title("The same losses", fontsize=10)
-    panels[3].legend(frameon=False)
-    panels[3].spines[["top", "right"]].set_visible(False)
+        curve.plot(run.losses, color=color, linewidth=width, linestyle=line, label=name)
+    curve.set(xlabel="step", ylabel="loss")
+    curve.set_title("The same losses", fontsize=10)
+    curve.legend(frameon=False)
+    curve.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
 # %% [markdown]
-# ## All of it
+# ## Putting it together
 
 
 # %%
@@ -237,7 +238,7 @@ def make_mesh(devices: list[jax.Device]) -> Mesh:
     return jax.make_mesh(shape, ("data", "model"), (AxisType.Auto,) * 2, devices=devices)
 
 
-def main(options: Options = DEFAULT, figure: Path = Path("examples/output/mesh.png")) -> float:
+def main(options: Options = DEFAULT, figure: Path = Path("examples/output/sharding.png")) -> float:
     """Train on one device and on all; returns the largest relative difference of the losses."""
     text = encode(read_tokens(options.num_files), options.vocabulary_size)
     devices = jax.devices()
@@ -265,7 +266,7 @@ def main(options: Options = DEFAULT, figure: Path = Path("examples/output/mesh.p
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a head that is split over a mesh.")
     parser.add_argument("--steps", type=int, default=DEFAULT.steps)
-    parser.add_argument("--figure", type=Path, default=Path("examples/output/mesh.png"))
+    parser.add_argument("--figure", type=Path, default=Path("examples/output/sharding.png"))
     parser.add_argument("--pod", action="store_true", help="started on every host of a pod")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)  # where there is nothing but a CPU

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Odds ratios: the other meaning of logit
 #
-# In statistics the logit is a *link*: the log-odds of yes are a linear function of what is known.
-# Each coefficient, exponentiated, is an odds ratio: what one more unit of a feature multiplies the
-# odds by. Here we ask which measurements of a cell sample speak for cancer, how sure we can be of
-# it, and find that the answer is a logits layer with a single unit.
+# In statistics the logit is a *link*: the log-odds of an event are a linear function of the
+# features. Each coefficient, exponentiated, is an odds ratio: the factor by which one more unit of
+# a feature multiplies the odds. Here we ask which measurements of a cell sample indicate cancer,
+# and how certain that is, and see that the model is a logits layer with a single unit.
 #
 # Run it with `pip install -e '.[examples]' && python examples/odds.py`.
 
@@ -32,9 +32,9 @@ Array = jax.Array
 # %% [markdown]
 # ## The data
 #
-# scikit-learn brings 569 samples that a doctor took, of which 212 turned out to be malignant. We
-# take four measurements of the cells' nuclei, each in units of its standard deviation from its
-# mean, and a column of ones: no function of this library adds an intercept by itself.
+# scikit-learn comes with 569 biopsies, of which 212 were malignant. We take four measurements of
+# the cell nuclei, standardized, and a column of ones: no function of this library adds an intercept
+# by itself.
 
 
 # %%
@@ -62,8 +62,8 @@ def load_data() -> Samples:
 # %% [markdown]
 # ## The fit
 #
-# `fit_logistic` finds the coefficients that make the labels likeliest, by Newton's method, in a few
-# steps. The curvature at the maximum says how sure they are, and from it come standard errors,
+# `fit_logistic` maximizes the likelihood of the labels by Newton's method, in a few steps. The
+# curvature at the maximum gives the covariance of the coefficients, and with it standard errors,
 # tests and intervals.
 
 
@@ -94,9 +94,9 @@ def show_table(fit: jl.LogisticFit) -> None:
 # %% [markdown]
 # ## The bootstrap
 #
-# Those intervals trust the model. The bootstrap doesn't: it draws the samples anew, with
-# replacement, fits again, and looks at how the coefficients vary. Drawing a sample three times is
-# giving it weight 3, so a thousand fits are one `vmap` over a thousand rows of weights.
+# Those intervals assume that the model is right. The bootstrap doesn't: it resamples the data with
+# replacement, fits again, and looks at how the coefficients vary. Drawing a sample three times
+# means giving it weight 3, so a thousand fits are one `vmap` over a thousand rows of weights.
 
 
 # %%
@@ -118,7 +118,7 @@ def show_bootstrap(fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
     print(f"\n{len(good)} of {len(fits.converged)} bootstrap fits converged; 95 % intervals:")
     wald = jl.summarize(fit).confidence_intervals
     drawn = jnp.quantile(good, jnp.array([0.025, 0.975]), axis=0)
-    print(f"{'':16}  {'by the curvature':>16}  {'by the bootstrap':>16}")
+    print(f"{'':16}  {'Wald':>16}  {'bootstrap':>16}")
     for i, name in enumerate(NAMES):
         both = (f"{low:7.2f}  {high:7.2f}" for low, high in (wald[i], drawn[:, i]))
         print(f"{name:16}  {'  '.join(both)}")
@@ -127,10 +127,10 @@ def show_bootstrap(fit: jl.LogisticFit, fits: jl.LogisticFit) -> None:
 # %% [markdown]
 # ## The two meanings meet
 #
-# A neural network's last layer makes logits: a linear function of its inputs, trained by gradient
-# descent on a cross entropy. With one unit, and the measurements as its inputs, its loss is the
-# negative log likelihood that Newton's method minimised. So the kernel that it learns *is* the
-# column of coefficients, and its logit is the log-odds.
+# A neural network's last layer computes logits: a linear function of its inputs, trained by
+# gradient descent on a cross entropy. With one unit, and the measurements as inputs, its loss is
+# the negative log likelihood that Newton's method minimized. So the kernel that it learns *is* the
+# vector of coefficients, and its logit is the log-odds.
 
 
 # %%
@@ -161,20 +161,20 @@ def show_layer(fit: jl.LogisticFit, kernel: Array, steps: int) -> None:
 
 
 # %% [markdown]
-# ## Where there is no largest likelihood
+# ## Separated data, and Firth's penalty
 #
-# Of 79 women with endometrial cancer, all thirteen whose tumour has new vessels have one of high
-# grade: quasi-complete separation. The likelihood grows for ever with that coefficient, and most
-# packages print some large number with a huge standard error. `fit_logistic` says that the data
-# are separated, and gives no standard errors. With Firth's penalty, half the log determinant of the
-# information, there is an answer: where the likelihood is flat the data say nothing, and the
-# penalty takes as much off as they say less.
+# Of 79 women with endometrial cancer, all thirteen whose tumour has new vessels have a high-grade
+# tumour: quasi-complete separation. So the likelihood keeps growing with that coefficient, and most
+# packages print some large number with a huge standard error. `fit_logistic` reports that the data
+# are separated, and gives no standard errors. Firth's method adds half the log determinant of the
+# information to the log likelihood, which falls where the likelihood becomes flat, so that there is
+# a maximum.
 #
-# How sure is it? Wald's interval takes the likelihood for a parabola, which it isn't here. The
-# profile likelihood is the largest one for each value of a coefficient, and the values for which it
-# is within 1.92 of the top, half of what a chi-squared variate exceeds in 5 % of the cases, are the
-# interval that Heinze and Schemper recommend. The coefficient's value is put into the offset, and a
-# strong penalty `l2` keeps what would be added to it at 0.
+# How sure is the estimate? Wald's interval takes the log likelihood for a parabola, which it isn't
+# here. The profile likelihood is the largest one for each value of a coefficient. The values for
+# which its logarithm is within 1.92 of the maximum, half the 95 % point of a chi-squared variate,
+# are the interval that Heinze and Schemper recommend. The value goes into the offset, and a strong
+# penalty `l2` keeps the coefficient itself at 0.
 
 
 # %%
@@ -237,12 +237,12 @@ def draw_separated(axes: plt.Axes, profile: Profile) -> None:
     """Both likelihoods over the coefficient, and the intervals."""
     axes.axvspan(*profile.interval, color="#2a7f62", alpha=0.1, linewidth=0)
     axes.axhline(-1.92, color="#2a7f62", linewidth=1, linestyle=":")
-    axes.plot(profile.values, profile.plain, color="#b8bec6", linewidth=2, label="no penalty")
+    axes.plot(profile.values, profile.plain, color="#7b838d", linewidth=2, label="no penalty")
     axes.plot(profile.values, profile.penalized, color="#2a7f62", linewidth=2, label="Firth")
     axes.plot(profile.estimate, 0, "o", color="#2a7f62")
     axes.set(xlabel="coefficient of new vessels", ylim=(-5, 0.3))
-    axes.set_ylabel("log likelihood below its largest")
-    axes.set_title("Separated data: profile likelihoods", fontsize=11)
+    axes.set_ylabel("relative to the maximum")
+    axes.set_title("Separated data: profile log likelihoods", fontsize=11)
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -250,9 +250,9 @@ def draw_separated(axes: plt.Axes, profile: Profile) -> None:
 # %% [markdown]
 # ## The figure
 #
-# How the bootstrap's odds ratios are distributed, with the intervals that the curvature gives; and
-# beside it the profile likelihood of the separated data. Without a penalty it rises for ever; with
-# Firth's it has a top, and the shaded interval, which isn't symmetric around it, leaves out 0.
+# The distribution of the bootstrap's odds ratios, with the Wald intervals; below, the profile
+# likelihood of the separated data. Without a penalty it keeps rising. With Firth's it has a
+# maximum, and the shaded interval, which isn't symmetric around that, doesn't contain 0.
 
 
 # %%
@@ -271,25 +271,25 @@ def draw_bootstrap(axes: plt.Axes, fit: jl.LogisticFit, fits: jl.LogisticFit) ->
     axes.axvline(0, color="#b8bec6", zorder=0)
     ratios = jnp.array([1, 2, 5, 10, 20, 50, 100, 200, 500])
     axes.set_xticks(jnp.log(ratios), [f"{ratio}" for ratio in ratios])
-    axes.set_xlabel("odds ratio of malignant, for one standard deviation more")
+    axes.set_xlabel("odds ratio for one standard deviation more")
     axes.set_yticks(range(len(MEASURED)), MEASURED)
     axes.invert_yaxis()
-    axes.set_title(f"Wald's 95 % intervals over {len(coefficients)} bootstrap fits", fontsize=11)
+    axes.set_title(f"Wald intervals (95 %) over {len(coefficients)} bootstrap fits", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit, separated: Profile) -> None:
     """Save the figure."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained", width_ratios=[3, 2])
+    figure, axes = plt.subplots(2, 1, figsize=(5.2, 6.4), layout="constrained")
     draw_bootstrap(axes[0], fit, fits)
     draw_separated(axes[1], separated)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
 # %% [markdown]
-# ## All of it
+# ## Putting it together
 
 
 # %%

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # A policy that learns from what it is told is right
+# # A policy trained with GRPO
 #
-# A small model sees some open brackets and has to close them: `([{<` needs `>}])`. Nobody shows it
-# an answer. It writes several to each prompt, a program counts the right characters, and GRPO makes
-# what did better than the others likelier.
+# A small model sees some opening brackets and has to close them: `([{<` needs `>}])`. It is never
+# shown an answer. It writes several answers to each prompt, a program counts the correct
+# characters, and GRPO makes the answers that did better than the others more likely.
 #
 # Run it with `pip install -e '.[examples]' && python examples/policy.py`.
 
@@ -44,7 +44,7 @@ DEFAULTS = Options()
 # %% [markdown]
 # ## The model
 #
-# It sees the prompt and what it has written, each place as one of the characters or none.
+# It sees the prompt and what it has written so far, each position as one of the characters or none.
 
 
 # %%
@@ -71,8 +71,8 @@ def see(model: Model, text: Array) -> Array:
 # %% [markdown]
 # ## Writing
 #
-# A request has a key of its own, so that its answer doesn't depend on what else is in the batch.
-# With each character it records which ones top-p had kept, and the log probability among these.
+# Each request has its own key, so that its answer doesn't depend on the rest of the batch. With
+# each character it records which ones top-p kept, and the log probability among those.
 
 
 # %%
@@ -113,8 +113,8 @@ def reward(prompts: Array, tokens: Array) -> Array:
 # %% [markdown]
 # ## Learning
 #
-# The loss of a character is PPO's clipped ratio, of log probabilities under the temperature and
-# among the classes with which it was drawn. The head's logits exist for a block of rows only.
+# The loss of a character is PPO's clipped ratio, with log probabilities at the sampling temperature
+# and among the classes that were kept. The head's logits exist only for a block of rows at a time.
 
 
 # %%
@@ -196,14 +196,14 @@ def share_right(model: Model, options: Options) -> float:
 def draw(path: Path, progress: Progress) -> None:
     """Save the figure."""
     titles = ["Reward", "Entropy, in nats", "Probability that top-p keeps"]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
+    figure, axes = plt.subplots(3, 1, figsize=(5.2, 5.6), layout="constrained", sharex=True)
     for axis, title, values in zip(axes, titles, progress, strict=True):
         axis.plot(values, color="#30507a", linewidth=0.8)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
+        axis.set_title(title, loc="left", fontsize=11)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("step")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

@@ -21,6 +21,10 @@ def _rounded(x: Any, dtype: Any) -> Any:
     return lax.reduce_precision(x.astype(dtype), 8, jnp.finfo(x.dtype).nmant)
 
 
+def _unless_zero(distance: Any, values: Any) -> Any:
+    return jnp.where(distance > 0, values, 0.0)
+
+
 def _zero_at(position: Any, values: Any) -> Any:
     index = lax.broadcasted_iota(position.dtype, values.shape, values.ndim - 1)
     return jnp.where(index == position, 0.0, values)
@@ -33,6 +37,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "one_array": lambda x: x,
     "opaque": jnp.asarray,
     "rounded": _rounded,
+    "unless_zero": _unless_zero,
     "zero_at": _zero_at,
 }
 
@@ -100,5 +105,6 @@ PROGRAMS = [
     ),
     Program("rounded", "mean of losses", _mean, _rows(2**16, 100, "bfloat16")),
     Program("rounded", "softmax", jl.softmax, _rows(2**16, 100, "bfloat16")[:1]),
+    Program("unless_zero", "logsumexp", jl.logsumexp, _rows(4096, 1000)[:1]),
     Program("zero_at", "losses", _losses, _rows(4096, 1000)),
 ]

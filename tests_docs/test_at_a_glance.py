@@ -1,4 +1,4 @@
-"""README's figures are drawn from the tables, and what it says beside them is in them."""
+"""Figures of README and docs/speed.md are drawn from tables, and README says what these say."""
 
 import importlib.util
 import re
@@ -13,12 +13,17 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def glance() -> Any:
-    spec = importlib.util.spec_from_file_location("at_a_glance", ROOT / "docs" / "at_a_glance.py")
+def load(name: str) -> Any:
+    """A script that draws, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def glance() -> Any:
+    return load("at_a_glance")
 
 
 def test_draws_what_readme_shows(glance: Any, tmp_path: Path) -> None:
@@ -53,3 +58,13 @@ def test_survives_every_transform(glance: Any) -> None:
     for cells in table.values():
         assert len(cells) == 6
         assert cells["jaxlogits"] == cells[glance.PLAIN] == "yes"
+
+
+def test_the_figure_of_speed_has_every_ratio_of_its_table(tmp_path: Path) -> None:
+    speed = load("speed")
+    found = speed.read_ratios()
+    ratios = [ratio for shapes in found.values() for ratio in shapes.values()]
+    assert len(ratios) == speed.RESULTS.read_text().count("\n| [")
+    assert all(low <= median <= high for median, low, high in ratios)
+    speed.draw(tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")

@@ -173,7 +173,7 @@ def test_variables_that_are_references(kind: str, mode: dict[str, bool]) -> None
     close(total(kind, of_batch, module, HIDDEN, LABELS), want)
     jitted = jax.jit(lambda module: total(kind, of_batch, module, HIDDEN, LABELS))
     close(jitted(module), want)
-    with pytest.raises(TypeError, match=r"fn must close over arrays, got Abstract\w+: give what"):
+    with pytest.raises(TypeError, match=r"fn must close over arrays, got Abstract\w+: pass it"):
         total(kind, lambda _, *rows: of_batch(module, *rows), None, HIDDEN, LABELS)
     if "hijax" in mode:
         message = "kernel must be an array of numbers, got a reference to one: write kernel["

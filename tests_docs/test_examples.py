@@ -128,7 +128,7 @@ def test_decode_writes_by_every_rule(tmp_path: Path) -> None:
     assert np.all(kept["greedy"] == 1)
     assert np.all(np.asarray(results["greedy"].entropy) == 0)
     assert np.all(kept["top-k, 5"] == 5)
-    assert np.mean(kept["top-p, 0.8"]) < np.mean(kept["everything"])
+    assert np.mean(kept["top-p, 0.8"]) < np.mean(kept["no rule"])
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,15 +74,23 @@ def test_first_cell_installs_from_the_clone(
     book = make().notebook(name)
     first = next(cell.source for cell in book.cells if cell.cell_type == "code")
     commands: list[list[str]] = []
-    monkeypatch.setattr("subprocess.run", lambda command, **_: commands.append(command))
+
+    def run(command: list[str], check: bool) -> SimpleNamespace:
+        assert not check
+        commands.append(command)
+        return SimpleNamespace(returncode=len(commands) > 3)
+
+    monkeypatch.setattr("subprocess.run", run)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    for place in (NOTEBOOKS, tmp_path):
+    for place in (NOTEBOOKS, NOTEBOOKS.parents[1], tmp_path):
         monkeypatch.chdir(place)
         exec(first, {})
-    in_clone, elsewhere = commands
-    assert in_clone[5] == str(NOTEBOOKS.parents[1])
+    *in_clone, elsewhere = commands
+    assert [command[5] for command in in_clone] == [str(NOTEBOOKS.parents[1])] * 2
     assert elsewhere[5] == "jaxlogits"
-    assert in_clone[6:] == elsewhere[6:]
+    assert in_clone[0][6:] == in_clone[1][6:] == elsewhere[6:]
     assert "matplotlib" in elsewhere
     exec(first.replace("find_spec(name) is None", "False"), {})  # all is there
-    assert len(commands) == 2
+    assert len(commands) == 3
+    with pytest.raises(RuntimeError, match="open this notebook in a clone"):
+        exec(first, {})

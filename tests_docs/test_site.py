@@ -31,6 +31,12 @@ def test_the_gallery_has_every_figure() -> None:
     assert sorted(shown) == sorted(drawn)
 
 
+def test_architecture_names_every_module() -> None:
+    rooms = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    modules = {path.stem for path in (ROOT / "jaxlogits" / "_src").rglob("[!_]*.py")}
+    assert modules <= set(re.findall(r"\w+", rooms))
+
+
 @pytest.mark.parametrize(("index", "folder"), [("index.md", "."), ("recipes.md", "recipes")])
 def test_index_leads_to_every_page(index: str, folder: str) -> None:
     links = re.findall(r"\]\((.+?\.md)\)", (ROOT / "docs" / index).read_text())
@@ -346,6 +352,27 @@ def test_figures_are_dark_in_the_dark(browser: Any, site: Path) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert styles[0] == "none"
     assert styles[1].startswith("invert")
+
+
+def test_figures_can_be_read_on_a_phone(browser: Any, site: Path) -> None:
+    """Shown as a whole, and not so small that their font of 9 points or more has under 8 pixels."""
+    # 160 dots per inch and 72 points per inch.
+    smallest = 8 / (9 * 160 / 72)
+    images = "[...document.querySelectorAll('article p > img')]"
+    script = f"return {images}.map((image) => [image.width, image.naturalWidth])"
+    drawn = 0
+    for page in (
+        "README",
+        "docs/what-is-a-logit",
+        "docs/speed",
+        "docs/sharding",
+        "docs/regression",
+    ):
+        at(browser, site, f"{page}.html", PHONE)
+        for shown, natural in browser.execute_script(script):
+            assert smallest * natural <= shown < PHONE[0], page
+            drawn += 1
+    assert drawn >= 9
 
 
 def test_pages_say_what_they_are(site: Path) -> None:

@@ -18,6 +18,10 @@ ROOT = Path(__file__).parents[2]
 API, EXAMPLES = ROOT / "docs" / "api", ROOT / "docs" / "examples"
 # Known where GitHub builds the site; what isn't known isn't linked.
 REPOSITORY, REF = os.environ.get("GITHUB_REPOSITORY"), os.environ.get("GITHUB_REF_NAME")
+RELEASED = (
+    " From a clone:\n\n```bash\npip install .\n",
+    "\n\n```bash\npip install jaxlogits\n",
+)
 FUNCTION = re.compile(r"^- `(\w+)\(.*?`: (.+)", re.MULTILINE)
 IMPORTS = ">>> import jax, jax.numpy as jnp, jaxlogits as jl"
 EXAMPLE_LINK = re.compile(r"\]\((?:\.\./)*examples/(?:notebooks/)?([a-z]\w*)\.(?:py|ipynb)\)")
@@ -153,6 +157,8 @@ def fenced(language: str, text: str) -> str:
 def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
     """The links of docs/index.md are the contents of the site; recipes and functions are added."""
     if docname == app.config.root_doc:
+        if re.match(r"v\d", REF or ""):  # as .ci/metadata.py has it on the index
+            source[0] = source[0].replace(*RELEASED)
         source[0] += "".join(contents())
     if docname == "docs/speed":
         source[0] += toctree(["../benchmarks/results/*"], ":glob:")

@@ -257,7 +257,7 @@ def test_references_are_read_or_refused(kind: str) -> None:
     if jax.__version_info__ >= (0, 10):  # before, no jit of a reference took a derivative rule
         jitted = jax.jit(blockwise(kind, fn))
         np.testing.assert_allclose(jitted(ref, HIDDEN, LABELS), want, rtol=1e-5)
-    with pytest.raises(TypeError, match="fn must close over arrays, got AbstractRef: give what it"):
+    with pytest.raises(TypeError, match="fn must close over arrays, got AbstractRef: pass it"):
         blockwise(kind, lambda _, *rows: fn(ref, *rows))(None, HIDDEN, LABELS)
     with pytest.raises(TypeError, match=r"got a reference to one: write kernel\[\.\.\.\]"):
         jl.linear_softmax_cross_entropy(HIDDEN, ref, LABELS)

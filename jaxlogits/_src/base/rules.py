@@ -28,18 +28,25 @@ def derivatives(fn: Any, *partials: Any) -> None:
     ``partial(tangent, value, *arguments)`` is what an argument's tangent adds to the result's, the
     arguments as ``fn`` takes them: arrays first, or None, then static ones. It is None itself for
     an argument on which the result doesn't depend. What doesn't change costs nothing.
+
+    If ``fn`` returns a pair, its second part is what the rule wants to know of the arguments beside
+    them, and counts as constant; ``partial`` gets it for ``value``.
     """
 
     @functools.partial(fn.defjvp, symbolic_zeros=True)
-    def rule(*args: Any) -> tuple[Array, Array]:
+    def rule(*args: Any) -> tuple[Any, Any]:
         *static, primals, tangents = args
-        value = fn(*primals, *static)
+        result = fn(*primals, *static)
+        value, known = result if isinstance(result, tuple) else (result, result)
         terms = [
-            partial(tangent, value, *primals, *static)
+            partial(tangent, known, *primals, *static)
             for partial, tangent in zip(partials, tangents, strict=True)
             if not (partial is None or tangent is None or is_symbolic_zero(tangent))
         ]
-        return value, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(value)
+        total = functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(value)
+        if not isinstance(result, tuple):
+            return value, total
+        return result, (total, jax.tree.map(jnp.zeros_like, known))
 
 
 def is_symbolic_zero(tangent: Any) -> bool:

@@ -70,6 +70,14 @@ def zero_at(position: Array, values: Array) -> Array:
     return jnp.minimum(values, distance * distance)
 
 
+def unless_zero(distance: Array, values: Array) -> Array:
+    """values in [0, 1], and 0 where a distance, which isn't negative, is 0.
+
+    A minimum with the distance, brought to 1 or more where it is a normal number: another such.
+    """
+    return jnp.minimum(values, distance * (1.0 / float(jnp.finfo(values.dtype).tiny)))
+
+
 def is_positive(x: Array) -> Array:
     """1 where a number that isn't negative is positive, 0 at 0: a sign, which fuses into a sum."""
     return jnp.sign(x)

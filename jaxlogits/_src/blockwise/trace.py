@@ -64,7 +64,7 @@ def _read(name: str, leaf: Any) -> Any:
         value = None
     if not isinstance(value, jax.Array):
         got = f"got {type(leaf).__name__} at {name}"
-        raise TypeError(f"params must hold arrays, {got}: give what it holds, x[...]")
+        raise TypeError(f"params must hold arrays, {got}: pass its value, x[...]")
     return value
 
 
@@ -93,7 +93,7 @@ def trace_block(
     for var in closed.jaxpr.constvars:
         if not isinstance(var.aval, jax.core.ShapedArray):
             got = f"got {type(var.aval).__name__}"
-            raise TypeError(f"fn must close over arrays, {got}: give what it holds in params")
+            raise TypeError(f"fn must close over arrays, {got}: pass it in params")
     shared = [*params, *map(jnp.asarray, closed.consts)]
     types = tuple(closed.out_avals)
     for t in types:

@@ -34,7 +34,7 @@ def blockwise_map(
     block_size: int | None = None,
     row_axis_name: AxisName = None,
 ) -> Callable[..., Any]:
-    """``fn`` of many rows, computed a block of rows at a time.
+    """The results of ``fn`` for many rows, computed a block of rows at a time.
 
     ``blockwise_map(fn)(params, *rows)`` is ``fn(params, *rows)`` for any ``fn`` whose results for
     a row depend on that row alone, but what ``fn`` computes on the way, such as logits, exists for

@@ -86,7 +86,7 @@ def sample_with_log_prob(
     shape: tuple[int, ...] = (),
     temperature: ArrayLike = 1.0,
 ) -> tuple[Array, Array]:
-    """Draw classes as ``sample`` does, and say how likely each was.
+    """Draw classes as ``sample`` does, and return the log probability of each draw.
 
     For policy gradients: the log probability is that of softmax(logits / temperature), and
     differentiable.

@@ -24,7 +24,7 @@ def sigmoid_binary_cross_entropy(
     pos_weight: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
 ) -> Array:
-    """Cross entropy between yes/no labels and sigmoid(logits), -w y log p - (1 - y) log(1 - p).
+    """Cross entropy of binary labels and sigmoid(logits), -w y log p - (1 - y) log(1 - p).
 
     Computed as w y softplus(-x) + (1 - y) softplus(x), with 0 * inf = 0. Its gradient is
     (1 - y) sigmoid(x) - w y sigmoid(-x), which stays right where 1 - p would round to 0.

@@ -8,17 +8,21 @@ own, which is softmax's, so that every order is right. A row of -inf has no loss
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, wide_dtype, widen
 from jaxlogits._src.base.rules import checkpointed, derivatives, product, times, weigh
-from jaxlogits._src.mesh.reductions import first_class, num_classes, row_max, row_sum
+from jaxlogits._src.mesh.reductions import first_class, num_classes, row_any, row_max, row_sum
 from jaxlogits._src.rows.softmax import (
-    first_max,
+    each_class,
+    finite,
+    has_few_classes,
+    is_below,
     label_mask,
     log_softmax_rows,
     log_softmax_tangent,
@@ -58,19 +62,15 @@ def _nll_and_sums(logits: Array, labels: Array, axis_name: AxisName) -> tuple[Ar
     return xla.apart(loss), sums  # from the caller's mean
 
 
-@_nll_and_sums.defjvp
-def _nll_and_sums_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Any:
-    loss, sums = _nll_and_sums(*primals, axis_name)
-    tangent = _nll_tangent(primals[0], sums, primals[1], tangents[0], axis_name)
-    return (loss, sums), (tangent, jax.tree.map(jnp.zeros_like, sums))
-
-
 @checkpointed
 def _nll_tangent(
-    logits: Array, sums: LabelSums, labels: Array, dlogits: Array, axis_name: AxisName
+    dlogits: Array, sums: LabelSums, logits: Array, labels: Array, axis_name: AxisName
 ) -> Array:
     gradient = _nll_gradient(logits, sums, labels, axis_name)
     return row_sum(gradient * widen(dlogits), axis_name)[..., 0]
+
+
+derivatives(_nll_and_sums, _nll_tangent, None)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -197,15 +197,53 @@ def _index_dtype(logits: Array) -> jnp.dtype:
     return dtype if _is_at_most(logits.shape[-1], exact) else jnp.dtype(jnp.int32)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+class WeightedSums(NamedTuple):
+    """What the loss of weights and its gradient take from a row; ``[..., 1]`` each."""
+
+    largest: Array  # the maximum logit
+    rest: Array  # the sum of exp(z_j - largest), less 1
+    ties: Array  # how many classes have the maximum
+    total: Array  # the sum of the weights
+
+
 def weighted_nll(z: Array, weights: Array, axis_name: AxisName) -> Array:
     """-sum_k c_k log p_k, with 0 log 0 = 0; no term cancels another."""
+    return _weighted_nll_and_sums(z, weights, axis_name)[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _weighted_nll_and_sums(
+    z: Array, weights: Array, axis_name: AxisName
+) -> tuple[Array, WeightedSums]:
+    """The loss, and what its derivatives take from the rows, which counts as constants."""
     stats = row_stats(z, axis_name)
+    gaps, total = _weighted_gaps(z, stats.largest, weights)
+    if axis_name is not None:
+        gaps, total = lax.psum((gaps, total), axis_name)
+    impossible = jnp.where(stats.largest == jnp.inf, z < jnp.inf, z == -jnp.inf)
+    for sign in (1.0, -1.0):  # without a product, as 0 * inf is 0 here
+        infinite = row_any(impossible & (sign * weights > 0), axis_name)
+        gaps += jnp.where(infinite, sign * jnp.inf, 0.0)
+    loss = gaps + jnp.log1p(stats.rest) * total
+    loss = jnp.where(stats.largest == -jnp.inf, jnp.nan, loss)[..., 0]
+    return xla.apart(loss), WeightedSums(stats.largest, stats.rest, stats.ties, total)
+
+
+def _weighted_gaps(z: Array, largest: Array, weights: Array) -> Pair:
+    """The sum of c (max - z) where that is finite, and of c."""
     # Half of a gap is finite where the gap isn't.
-    halves = jnp.where(z == stats.largest, 0.0, 0.5 * stats.largest - 0.5 * z)
-    gaps = 2.0 * row_sum(jnp.where(weights == 0, 0.0, weights * halves), axis_name)
-    loss = gaps + jnp.log1p(stats.rest) * row_sum(weights, axis_name)
-    return jnp.where(stats.largest == -jnp.inf, jnp.nan, loss)[..., 0]
+    half = 0.5 * finite(largest)
+    if has_few_classes(z):
+        pairs = list(zip(each_class(z), each_class(weights), strict=True))
+        each = [jnp.where(jnp.isinf(x), 0.0, c * (half - 0.5 * x)) for x, c in pairs]
+        halves = functools.reduce(jnp.add, each)
+        total = functools.reduce(jnp.add, [c for _, c in pairs])
+    else:
+        # Without a select, which would end the loop of the sum.
+        greatest = float(jnp.finfo(z.dtype).max)
+        halves = row_sum(weights * jnp.minimum(half - 0.5 * z, greatest), None)
+        halves, total = xla.apart((halves, row_sum(weights, None)))
+    return jnp.where(jnp.isinf(largest), 0.0, 2.0 * halves), total
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -215,23 +253,27 @@ def _surprises(z: Array, weights: Array, axis_name: AxisName) -> Array:
     return jnp.where((weights == 0) & jnp.isinf(surprises), 0.0, surprises)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _weighted_nll_gradient(z: Array, weights: Array, axis_name: AxisName) -> Array:
-    """sum(c) p - c; at the maximum (sum(c) - c) p - c (1 - p), as p may be close to 1."""
-    stats = row_stats(z, axis_name)
-    is_max = first_max(z, axis_name)
-    total = 1.0 + stats.rest
-    p = stats.exps / total
-    of_others = row_sum(jnp.where(is_max, 0.0, weights), axis_name)
-    of_all = row_sum(weights, axis_name)
-    at_max = of_others * p - weights * (stats.rest / total)
-    gradient = jnp.where(is_max, at_max, of_all * p - weights)
-    return jnp.where(stats.largest == -jnp.inf, jnp.nan, gradient)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _weighted_nll_gradient(
+    z: Array, sums: WeightedSums, weights: Array, axis_name: AxisName
+) -> Array:
+    """sum(c) p - c; at a sole maximum (sum(c) - c) p - c (1 - p), as p may be close to 1."""
+    gaps = jnp.where(z == sums.largest, 0.0, sums.largest - z)  # inf - inf
+    scale = 1.0 / (1.0 + sums.rest)
+    p = jnp.exp(-gaps) * scale
+    of_others = xla.apart(row_sum(weights * is_below(z, finite(sums.largest)), axis_name))
+    at_max = of_others * p - weights * (sums.rest * scale)
+    is_sole = (z == sums.largest) & (sums.ties == 1.0)
+    gradient = jnp.where(is_sole, at_max, sums.total * p - weights)
+    return jnp.where(sums.largest == -jnp.inf, jnp.nan, gradient)
 
 
 @checkpointed
-def _weighted_nll_by_z(dz: Array, z: Array, weights: Array, axis_name: AxisName) -> Array:
-    return row_sum(_weighted_nll_gradient(z, weights, axis_name) * dz, axis_name)[..., 0]
+def _weighted_nll_by_z(
+    dz: Array, sums: WeightedSums, z: Array, weights: Array, axis_name: AxisName
+) -> Array:
+    gradient = _weighted_nll_gradient(z, sums, weights, axis_name)
+    return row_sum(gradient * dz, axis_name)[..., 0]
 
 
 @checkpointed
@@ -242,8 +284,8 @@ def _weighted_nll_by_weights(
 
 
 derivatives(
-    weighted_nll,
-    lambda dz, _, *args: _weighted_nll_by_z(dz, *args),
+    _weighted_nll_and_sums,
+    _weighted_nll_by_z,
     lambda dweights, _, *args: _weighted_nll_by_weights(dweights, *args),
 )
 derivatives(
@@ -253,10 +295,11 @@ derivatives(
 )
 derivatives(
     _weighted_nll_gradient,
-    lambda dz, _, z, weights, axis_name: (
+    lambda dz, _, z, __, weights, axis_name: (
         row_sum(weights, axis_name) * softmax_tangent(z, dz, axis_name)
     ),
-    lambda dweights, _, z, __, axis_name: (
+    None,
+    lambda dweights, _, z, __, ___, axis_name: (
         softmax_rows(z, axis_name) * row_sum(dweights, axis_name) - dweights
     ),
 )

@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, widen
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import class_indices, row_first, row_max, row_sum
@@ -30,18 +32,59 @@ class RowStats(NamedTuple):
     gaps: Array  # [..., K], max - z
     exps: Array  # [..., K], exp(-gaps)
     rest: Array  # [..., 1], the sum of exps without one maximum; NaN if the row has two +inf
+    ties: Array  # [..., 1], how many classes have the maximum
 
 
 def row_stats(z: Array, axis_name: AxisName) -> RowStats:
-    """One pass for the maximum, one for the exponentials."""
+    """Two or three loops over the row, which write nothing; what isn't used costs nothing."""
     largest = row_max(z, axis_name)
-    at_max = z == largest
-    gaps = jnp.where(at_max, 0.0, largest - z)  # inf - inf at an infinite maximum
-    exps = jnp.exp(-gaps)
-    ties = row_sum(at_max.astype(z.dtype), axis_name)
-    rest = row_sum(jnp.where(at_max, 0.0, exps), axis_name) + (ties - 1.0)
+    below, at_max = _sums(z, largest)
+    if axis_name is not None:
+        below, at_max = lax.psum((below, at_max), axis_name)
+    ties = lax.round(at_max)
+    rest = below + (ties - 1.0)
     two_inf = (largest == jnp.inf) & (rest > 0)
-    return RowStats(largest, gaps, exps, jnp.where(two_inf, jnp.nan, rest))
+    gaps = jnp.where(z == largest, 0.0, largest - z)  # inf - inf at an infinite maximum
+    rest = jnp.where(two_inf, jnp.nan, rest)
+    return RowStats(largest, gaps, jnp.exp(-gaps), rest, ties)
+
+
+def _sums(z: Array, largest: Array) -> tuple[Array, Array]:
+    """The sum of exp(z - max) below the maximum, and about how many classes have it."""
+    top = finite(largest)
+    if has_few_classes(z):
+        classes = each_class(z)
+        others = [jnp.where(x == largest, 0.0, jnp.exp(x - top)) for x in classes]
+        ties = [(x == largest).astype(z.dtype) for x in classes]
+        return functools.reduce(jnp.add, others), functools.reduce(jnp.add, ties)
+    known = jnp.minimum(z, top)
+    below = row_sum(xla.unless_zero(top - known, jnp.exp(known - top)), None)
+    # The exponentials once more, in a loop of its own: counting comparisons takes longer.
+    z, top = xla.apart((z, top))
+    total = row_sum(jnp.exp(jnp.minimum(z, top) - top), None)
+    below, total = xla.apart((below, total))
+    return below, total - below
+
+
+def finite(largest: Array) -> Array:
+    """The maximum of a row, or the number that is closest to it."""
+    greatest = float(jnp.finfo(largest.dtype).max)
+    return jnp.clip(largest, -greatest, greatest)
+
+
+def is_below(z: Array, top: Array) -> Array:
+    """1 for the classes below a finite maximum, 0 for those that have it."""
+    return xla.is_positive(top - jnp.minimum(z, top))
+
+
+def has_few_classes(z: Array) -> bool:
+    """Whether a row is added up class by class, so that it stays in registers."""
+    return isinstance(z.shape[-1], int) and z.shape[-1] <= 16
+
+
+def each_class(z: Array) -> list[Array]:
+    """A row's classes, ``[..., 1]`` each."""
+    return list(jnp.split(z, z.shape[-1], axis=-1))
 
 
 def first_max(z: Array, axis_name: AxisName) -> Array:
