@@ -484,8 +484,10 @@ class Report(NamedTuple):
     failures: list[str]
 
 
-def fuzz(seconds: float, seed: int = 0, only: tuple[str, ...] = ()) -> Report:
-    """Cases in turn of each function until the time is over."""
+def fuzz(
+    seconds: float, seed: int = 0, only: tuple[str, ...] = (), say: Callable[[str], Any] = len
+) -> Report:
+    """Cases in turn of each function until the time is over. Each failure is said when it is found."""
     names = only or tuple(BY_NAME)
     counts: Counter[str] = Counter()
     failures: list[str] = []
@@ -495,7 +497,9 @@ def fuzz(seconds: float, seed: int = 0, only: tuple[str, ...] = ()) -> Report:
         for name in names:
             if time.monotonic() > deadline:
                 return Report(counts, failures)
-            failures += check(name, rounds)
+            for failure in check(name, rounds):
+                failures.append(failure)
+                say(failure)
             counts[name] += 1
         rounds += 1
 
@@ -520,8 +524,7 @@ def main() -> None:
     if given.case is not None:
         print(*check(given.only[0], given.case) or ["fine"], sep="\n")
         return
-    report = fuzz(given.seconds, given.seed, tuple(given.only))
-    print(*report.failures, sep="\n")
+    report = fuzz(given.seconds, given.seed, tuple(given.only), functools.partial(print, flush=True))
     print(f"{report.cases.total() * N} cases, {len(report.failures)} failures")
 
 
