@@ -1,4 +1,4 @@
-"""Random valid and nearly valid calls of every function of rows, against float64 oracles.
+"""Random valid and nearly valid calls of every function of rows, and fits, against float64.
 
     python tests/fuzz.py --seconds 60 --seed 0
     python tests/fuzz.py --only softmax --case 1234567
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import fuzz_fits
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -487,8 +488,8 @@ class Report(NamedTuple):
 def fuzz(
     seconds: float, seed: int = 0, only: tuple[str, ...] = (), say: Callable[[str], Any] = len
 ) -> Report:
-    """Cases in turn of each function until the time is over. Each failure is said when it is found."""
-    names = only or tuple(BY_NAME)
+    """Cases in turn of each function until the time is over; ``say`` is told each failure."""
+    names = only or (*BY_NAME, *fuzz_fits.TARGETS)
     counts: Counter[str] = Counter()
     failures: list[str] = []
     deadline = time.monotonic() + seconds
@@ -505,6 +506,8 @@ def fuzz(
 
 
 def check(name: str, seed: int) -> list[str]:
+    if name in fuzz_fits.TARGETS:
+        return fuzz_fits.check(name, seed)
     case = case_of(BY_NAME[name], seed)
     with jax.enable_x64(case.dtype == "float64"), np.errstate(all="ignore"):
         try:
@@ -524,7 +527,9 @@ def main() -> None:
     if given.case is not None:
         print(*check(given.only[0], given.case) or ["fine"], sep="\n")
         return
-    report = fuzz(given.seconds, given.seed, tuple(given.only), functools.partial(print, flush=True))
+    report = fuzz(
+        given.seconds, given.seed, tuple(given.only), functools.partial(print, flush=True)
+    )
     print(f"{report.cases.total() * N} cases, {len(report.failures)} failures")
 
 
