@@ -124,7 +124,8 @@ def exact(problem: Problem) -> tuple[Array, Array, float] | None:
         if max(abs(step).max() * np.sqrt(weights.max()), abs(step).max()) < 1e-12:
             break
     log_p, _, hessian = _at(b, basis, offset, weights)
-    if abs(basis @ b + offset[:, 1:]).max() > 25 + abs(offset).max():
+    is_far = abs(basis @ b + offset[:, 1:]).max() > 25 + abs(offset).max()
+    if is_far or not np.linalg.cond(hessian) < 1e10:
         return None  # as good as separated
     turn = back / 1.0 * np.linalg.norm(x, axis=0)
     root = np.linalg.cholesky(hessian).T @ np.kron(turn, np.eye(j))
@@ -321,9 +322,19 @@ def _bad_number(name: str, got: Any, args: Any, dtype: str) -> str | None:
     number = float(np.asarray(got))
     if any(abs(number - want) <= tolerance + tolerance * abs(want) for want in wants):
         return None
+    if name == "adaptive_calibration_error" and _is_at_an_edge(z, **more):
+        return None
     if np.ptp(wants) > 1e-3:  # several rows at edges, each on a side of its own
         return None
     return f"{number!r}, not {wants[0]!r}"
+
+
+def _is_at_an_edge(z: Array, where: Any = True, weights: Any = 1.0, num_bins: int = 15) -> bool:
+    """Whether the middle of a row's share of the weight is where two bins meet."""
+    confidence = references.softmax(z).max(axis=1)
+    w = (np.ones(len(z)) * weights * where)[np.argsort(confidence)]
+    middle = num_bins * (np.cumsum(w) - w / 2)[w > 0] / w.sum()
+    return bool(np.any(abs(middle - np.round(middle)) < 1e-4))
 
 
 def _bad_temperature(got: Any, z: Array, labels: Array, more: Any, tolerance: float) -> str | None:
