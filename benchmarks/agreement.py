@@ -23,7 +23,7 @@ def main() -> None:
             rows.append([peer, pair.what, f"{pair.difference:.0e}", f"{pair.tolerance:.0e}"])
             print(*rows[-1], sep=" | ", flush=True)
             assert pair.difference <= pair.tolerance
-    packages = ("jax", "firthmodels", "scikit-learn", "netcal", "torchmetrics", "torch", "numpy")
+    packages = ("jax", "firthmodels", "scikit-learn", "netcal", "torchmetrics", "trl", "torch")
     write_result(
         "agreement",
         "# What other packages compute of the same data",

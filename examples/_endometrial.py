@@ -9,7 +9,7 @@ import numpy as np
 
 NAMES = ["intercept", "new vessels", "pulsatility", "thickness"]
 
-# Neovasculation, pulsatility index of the uterine artery, thickness of the endometrium, high grade.
+# New vessels, pulsatility index of the uterine artery, thickness of the endometrium, high grade.
 _TABLE = """
 0 13 1.64 0, 0 16 2.26 0, 0 8 3.14 0, 0 34 2.68 0, 0 20 1.28 0, 0 5 2.31 0, 0 17 1.8 0,
 0 10 1.68 0, 0 26 1.56 0, 0 17 2.31 0, 0 8 2.01 0, 0 7 1.89 0, 0 20 3.15 0, 0 10 1.23 0,

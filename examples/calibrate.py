@@ -185,6 +185,11 @@ def show_sets(held_out: Answers, test: Answers) -> None:
 #
 # Whether the digit is a nine is a binary question, and its log-odds are those of the class against
 # all others. If the model says 20 %, how often is it a nine?
+#
+# A calibrated model has a calibration error, too, as the rows of a bin are few. How large it would
+# be is seen by drawing labels from the model's own probabilities. And a logistic regression of the
+# labels on the log-odds says what is wrong: the slope is below 1 where the model is too sure, the
+# intercept is off 0 where it says nine too often or too seldom.
 
 
 # %%
@@ -196,22 +201,42 @@ def ask_for_nines(answers: Answers) -> tuple[Array, Array]:
     return jl.class_log_odds(answers.logits)[:, NINE], answers.labels == NINE
 
 
+@jax.jit
+def error_by_chance(log_odds: Array) -> Array:
+    """The mean calibration error, if the probabilities were right."""
+
+    def error(key: Array) -> Array:
+        drawn = jax.random.bernoulli(key, jl.sigmoid(log_odds))
+        return jl.binary_calibration_error(log_odds, drawn)
+
+    return jax.vmap(error)(jax.random.split(jax.random.key(2), 1000)).mean()
+
+
 def show_nines(test: Answers, temperature: Array) -> None:
-    """Print two metrics of the binary question, before and after."""
-    print(f"\n{'is it a nine?':16} {'calibration error':>18} {'Brier score':>12}")
-    calibrated = test._replace(logits=test.logits / temperature)
-    for name, answers in (("as trained", test), ("calibrated", calibrated)):
-        log_odds, is_nine = ask_for_nines(answers)
-        error = jl.binary_calibration_error(log_odds, is_nine)
-        print(f"{name:16} {error:18.4f} {jl.binary_brier_score(log_odds, is_nine):12.4f}")
+    """Print what is said of the binary question, before and after."""
+    print(f"\n{'is it a nine?':28}{'as trained':>15}{'calibrated':>15}")
+    both = [ask_for_nines(test._replace(logits=test.logits / t)) for t in (1.0, temperature)]
+    lines = {
+        "calibration error": [jl.binary_calibration_error(*rows) for rows in both],
+        "the same by chance": [error_by_chance(log_odds) for log_odds, _ in both],
+        "Brier score": [jl.binary_brier_score(*rows) for rows in both],
+    }
+    for name, (before, after) in lines.items():
+        print(f"{name:28}{before:15.4f}{after:15.4f}")
+    fits = [jl.fit_logistic(jnp.stack([jnp.ones_like(x), x], axis=1), y) for x, y in both]
+    summaries = [jl.summarize(fit) for fit in fits]
+    for i, name in enumerate(("calibration intercept", "calibration slope")):
+        cells = (f"{s.coefficients[i]:.2f} ± {s.standard_errors[i]:.2f}" for s in summaries)
+        print(f"{name:28}{''.join(f'{cell:>15}' for cell in cells)}")
 
 
 # %% [markdown]
 # ## The figure
 #
 # A reliability diagram shows accuracy over confidence; calibrated models are on the diagonal. The
-# larger a dot, the more images it stands for. The third panel is about nines only, and the last one
-# shows the coverage of the sets over the promised coverage.
+# larger a dot, the more images it stands for. The third panel, in the same colours, is about nines
+# only, of which a bin has so few that its rate has a wide 95 % interval; the last one shows the
+# coverage of the sets over the promised coverage.
 
 
 # %%
@@ -230,21 +255,25 @@ def draw_reliability(axes: plt.Axes, answers: Answers, title: str, color: str) -
     axes.set_title(f"{title}: error {error:.3f}", fontsize=11)
 
 
+def wilson(rate: Array, number: Array) -> tuple[Array, Array]:
+    """The ends of 95 % intervals of rates among so many rows."""
+    z2 = 1.96**2
+    middle = (rate + z2 / (2 * number)) / (1 + z2 / number)
+    reach = jnp.sqrt(z2 * (rate * (1 - rate) / number + z2 / (4 * number**2))) / (1 + z2 / number)
+    return middle - reach, middle + reach
+
+
 def draw_nines(axes: plt.Axes, test: Answers, temperature: Array) -> None:
-    """The rate of nines over their probability, before and after."""
+    """The rate of nines over their probability with intervals, before and after."""
     axes.plot([0, 1], [0, 1], color=REST, linewidth=1)
     calibrated = test._replace(logits=test.logits / temperature)
-    for answers, color, name in ((test, BEFORE, "as trained"), (calibrated, AFTER, "calibrated")):
-        curve = jl.binary_reliability_curve(*ask_for_nines(answers), num_bins=8)
+    for answers, color in ((test, BEFORE), (calibrated, AFTER)):
+        curve = jl.binary_reliability_curve(*ask_for_nines(answers), num_bins=5)
+        axes.vlines(curve.probability, *wilson(curve.rate, curve.weight), color=color, linewidth=1)
         sizes = 15 + 200 * curve.weight / curve.weight.sum()
-        axes.scatter(
-            curve.probability, curve.rate, s=sizes, color=color, alpha=0.8, linewidth=0, label=name
-        )
+        axes.scatter(curve.probability, curve.rate, s=sizes, color=color, alpha=0.8, linewidth=0)
     axes.set(xlabel="probability of a nine", ylabel="rate", xlim=(-0.08, 1.08), ylim=(-0.08, 1.08))
     axes.set_title("Is it a nine?", fontsize=11)
-    legend = axes.legend(frameon=False, loc="lower right")
-    for handle in legend.legend_handles:
-        handle.set_sizes([40])
 
 
 def draw_coverage(axes: plt.Axes, held_out: Answers, test: Answers) -> None:

@@ -10,6 +10,7 @@
 
 # %%
 import argparse
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,58 +164,85 @@ def show_layer(fit: jl.LogisticFit, kernel: Array, steps: int) -> None:
 # ## Separated data, and Firth's penalty
 #
 # Of 79 women with endometrial cancer, all thirteen whose tumour has new vessels have a high-grade
-# tumour. So the likelihood keeps growing with that coefficient, and most packages print some large
-# number with a huge standard error. `fit_logistic` reports that the data are separated. Firth's
-# method adds half the log determinant of the information to the log likelihood, which falls where
-# the likelihood becomes flat, so that there is a maximum.
+# tumour: quasi-complete separation. So the likelihood keeps growing with that coefficient, and most
+# packages print some large number with a huge standard error. `fit_logistic` reports that the data
+# are separated, and gives no standard errors. Firth's method adds half the log determinant of the
+# information to the log likelihood, which falls where the likelihood becomes flat, so that there is
+# a maximum.
+#
+# How sure is the estimate? Wald's interval takes the log likelihood for a parabola, which it isn't
+# here. The profile likelihood is the largest one for each value of a coefficient. The values for
+# which its logarithm is within 1.92 of the maximum, half the 95 % point of a chi-squared variate,
+# are the interval that Heinze and Schemper recommend. The value goes into the offset, and a strong
+# penalty `l2` keeps the coefficient itself at 0.
 
 
 # %%
-class Separated(NamedTuple):
-    """The log likelihoods [V] of coefficients of the new vessels [V], at most 0 each."""
+VESSELS = 1  # the column of new vessels
+
+
+class Profile(NamedTuple):
+    """The largest log likelihoods [V] for values of the new vessels' coefficient [V]."""
 
     values: Array
-    plain: Array
-    penalized: Array  # by half the log determinant
+    plain: Array  # at most 0
+    penalized: Array  # by half the log determinant; at most 0
     estimate: Array  # the coefficient with Firth's penalty
+    interval: tuple[float, float]
 
 
-def show_separated() -> Separated:
+def profile_likelihoods(features: Array, labels: Array, firth: jl.LogisticFit) -> Profile:
+    """With and without the penalty."""
+    pinned = jnp.zeros(features.shape[1]).at[VESSELS].set(1e6)
+
+    def largest(value: Array, *, firth: bool) -> Array:
+        known = value * features[:, VESSELS]
+        fit = jl.fit_logistic(features, labels, offset=known, l2=pinned, firth=firth)
+        return fit.log_likelihood
+
+    values = jnp.linspace(-1.0, 11.0, 241)
+    plain = jax.vmap(functools.partial(largest, firth=False))(values)
+    penalized = jax.vmap(functools.partial(largest, firth=True))(values) - firth.log_likelihood
+    top = jnp.argmax(penalized)
+    low = jnp.interp(-1.92, penalized[: top + 1], values[: top + 1])
+    high = jnp.interp(1.92, -penalized[top:], values[top:])
+    estimate = firth.coefficients[VESSELS]
+    return Profile(values, plain - jnp.max(plain), penalized, estimate, (float(low), float(high)))
+
+
+def show_separated() -> Profile:
     """Print both fits, and return what the figure shows."""
     features, labels = (jnp.asarray(x, jnp.float32) for x in _endometrial.load())
-    plain = jax.jit(jl.fit_logistic)(features, labels)
-    print(f"\nendometrial cancer: separated is {plain.separated}")
+    plain = jl.fit_logistic(features, labels)
     firth = jl.fit_logistic(features, labels, firth=True)
-    summary = jl.summarize(firth)
-    print(f"{'with Firth:':16}  {'coef':>7}  {'std err':>7}  {'P>|z|':>7}")
+    print(f"\nendometrial cancer: separated is {plain.separated}")
+    print(f"{'':16}  {'no penalty':>16}  {'Firth':>16}")
+    print(f"{'':16}{2 * f'  {chr(32) * 3}coef  std err'}")
+    summaries = [jl.summarize(fit) for fit in (plain, firth)]
     for i, name in enumerate(_endometrial.NAMES):
-        numbers = (summary.coefficients[i], summary.standard_errors[i], summary.p_values[i])
-        print(f"{name:16}  {'  '.join(f'{x:7.3f}' for x in numbers)}")
-    test = summary.likelihood_ratio
-    print(f"penalized likelihood ratio {test.statistic:.2f}, p = {test.p_value:.1e}")
-
-    def along(value: Array) -> tuple[Array, Array]:
-        """The likelihood with that coefficient, and the others at their likeliest."""
-        others = jnp.delete(features, 1, axis=1, assume_unique_indices=True)
-        fit = jl.fit_logistic(others, labels, offset=value * features[:, 1])
-        p = jl.predict_probs(fit, others, offset=value * features[:, 1])
-        information = (features.T * (p * (1 - p))[None, :]) @ features
-        return fit.log_likelihood, fit.log_likelihood + jnp.linalg.slogdet(information)[1] / 2
-
-    values = jnp.linspace(-1.0, 12.0, 131)
-    likelihoods = jax.jit(jax.vmap(along))(values)
-    heights = (x - jnp.max(x) for x in likelihoods)
-    return Separated(values, *heights, firth.coefficients[1])
+        pairs = (f"{s.coefficients[i]:7.3f}  {s.standard_errors[i]:7.3f}" for s in summaries)
+        print(f"{name:16}  {'  '.join(pairs)}")
+    profile = profile_likelihoods(features, labels, firth)
+    low, high = summaries[1].confidence_intervals[VESSELS]
+    p_value = summaries[1].p_values[VESSELS]
+    print(f"new vessels, 95 % interval by Wald:    {low:5.2f} to {high:.2f}, p = {p_value:.3f}")
+    low, high = profile.interval
+    statistic = -2 * jnp.interp(0.0, profile.values, profile.penalized)
+    p_value = jax.scipy.special.erfc(jnp.sqrt(statistic / 2))
+    print(f"  by the profile likelihood:           {low:5.2f} to {high:.2f}, p = {p_value:.3f}")
+    return profile
 
 
-def draw_separated(axes: plt.Axes, separated: Separated) -> None:
-    """Both likelihoods over the coefficient."""
-    values, plain, penalized, estimate = separated
-    axes.plot(values, plain, color="#7b838d", linewidth=2, label="log likelihood")
-    axes.plot(values, penalized, color="#2a7f62", linewidth=2, label="with Firth's penalty")
-    axes.axvline(estimate, color="#2a7f62", linewidth=1, linestyle=":")
-    axes.set(xlabel="coefficient of new vessels", ylabel="relative to the maximum", ylim=(-5, 0.3))
-    axes.set_title("Separated data: the likelihood has no maximum", fontsize=11)
+def draw_separated(axes: plt.Axes, profile: Profile) -> None:
+    """Both likelihoods over the coefficient, and the intervals."""
+    axes.axvspan(*profile.interval, color="#2a7f62", alpha=0.1, linewidth=0)
+    axes.axhline(-1.92, color="#2a7f62", linewidth=1, linestyle=":")
+    axes.plot(profile.values, profile.plain, color="#7b838d", linewidth=2, label="no penalty")
+    axes.plot(profile.values, profile.penalized, color="#2a7f62", linewidth=2, label="Firth")
+    axes.plot(profile.estimate, 0, "o", color="#2a7f62")
+    axes.set(xlabel="coefficient of new vessels", ylim=(-5, 0.3))
+    axes.set_ylabel("relative to the maximum")
+    axes.set_title("Separated data: profile log likelihoods", fontsize=11)
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -222,8 +250,9 @@ def draw_separated(axes: plt.Axes, separated: Separated) -> None:
 # %% [markdown]
 # ## The figure
 #
-# The distribution of the bootstrap's odds ratios, with the Wald intervals; below, what happens when
-# the data are separated.
+# The distribution of the bootstrap's odds ratios, with the Wald intervals; below, the profile
+# likelihood of the separated data. Without a penalty it keeps rising. With Firth's it has a
+# maximum, and the shaded interval, which isn't symmetric around that, doesn't contain 0.
 
 
 # %%
@@ -249,7 +278,7 @@ def draw_bootstrap(axes: plt.Axes, fit: jl.LogisticFit, fits: jl.LogisticFit) ->
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit, separated: Separated) -> None:
+def draw(path: Path, fit: jl.LogisticFit, fits: jl.LogisticFit, separated: Profile) -> None:
     """Save the figure."""
     figure, axes = plt.subplots(2, 1, figsize=(5.2, 6.4), layout="constrained")
     draw_bootstrap(axes[0], fit, fits)

@@ -135,6 +135,7 @@ MATCHING = np.array([[0.0, 1.0, 0.25, 0.0, 1.0]] * N, np.float32)
 RECORDED = np.array([[0, 1, 3, -1], [4, 3, 1, -1], [2, 0, 4, -1], [4, 4, 2, -1]], np.int32)
 HIDDEN, KERNEL, BIAS = normal(N, D), normal(D, K, scale=1.0), normal(K)
 WEIGHTS = uniform(N, low=0.5, high=1.5)
+WARMTH = np.linspace(0.5, 2.0, N, dtype=np.float32)
 BY_CLASS = uniform(K, low=0.5, high=1.5)
 
 # Twelve rows for calibration and fits, of which none is perfect: every third label is another.
@@ -403,20 +404,21 @@ CASES = [
     ),
     of_heads(
         "linear_log_probs",
-        optional={"kept": RECORDED},
-        options={"temperature": (1.0, 2.0, 3.0), "soft_cap": (None, 5.0, 7.0)},
+        optional={"kept": RECORDED, "temperature": WARMTH},
+        options={"soft_cap": (None, 5.0, 7.0)},
     ),
     of_heads(
         "linear_log_probs_and_entropy",
         where=ROWS,
-        options={"temperature": (1.0, 2.0, 3.0), "soft_cap": (None, 5.0, 7.0)},
+        optional={"temperature": WARMTH},
+        options={"soft_cap": (None, 5.0, 7.0)},
     ),
     Case(
         "linear_top_k",
         {"hidden": HIDDEN, "kernel": KERNEL, "bias": BIAS},
         where=ROWS,
-        optional={"class_where": np.arange(K) != 2},
-        options={"temperature": (1.0, 2.0, 3.0), "soft_cap": (None, 5.0, 7.0)},
+        optional={"class_where": np.arange(K) != 2, "temperature": WARMTH},
+        options={"soft_cap": (None, 5.0, 7.0)},
         static={"k": 3},
         oracle=references.linear_top_k,
     ),
@@ -429,8 +431,7 @@ CASES = [
             "kernel_q": normal(2, K),
         },
         where=ROWS,
-        optional={"bias_p": BIAS, "bias_q": BIAS[::-1], "weights": WEIGHTS},
-        options={"temperature": (1.0, 2.0, 3.0)},
+        optional={"bias_p": BIAS, "bias_q": BIAS[::-1], "weights": WEIGHTS, "temperature": WARMTH},
         oracle=references.linear_softmax_kl_divergence,
     ),
     of_blocks("blockwise_map"),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import fuzz_fits
+import fuzz_heads
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -489,7 +490,7 @@ def fuzz(
     seconds: float, seed: int = 0, only: tuple[str, ...] = (), say: Callable[[str], Any] = len
 ) -> Report:
     """Cases in turn of each function until the time is over; ``say`` is told each failure."""
-    names = only or (*BY_NAME, *fuzz_fits.TARGETS)
+    names = only or (*BY_NAME, *fuzz_heads.TARGETS, *fuzz_fits.TARGETS)
     counts: Counter[str] = Counter()
     failures: list[str] = []
     deadline = time.monotonic() + seconds
@@ -506,8 +507,9 @@ def fuzz(
 
 
 def check(name: str, seed: int) -> list[str]:
-    if name in fuzz_fits.TARGETS:
-        return fuzz_fits.check(name, seed)
+    for others in (fuzz_heads, fuzz_fits):
+        if name in others.TARGETS:
+            return others.check(name, seed)
     case = case_of(BY_NAME[name], seed)
     with jax.enable_x64(case.dtype == "float64"), np.errstate(all="ignore"):
         try:

@@ -219,6 +219,12 @@ def torchmetrics() -> Iterator[Pair]:
     yield Pair("classwise_calibration_error, by class", ours, np.mean(each), 1e-6)
 
 
+def trl() -> Iterator[Pair]:
+    import peer_policies
+
+    return peer_policies.pairs()
+
+
 # What each needs, and its comparisons. The published numbers need nothing.
 PEERS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[Pair]]]] = {
     "logistf, published": ((), logistf),
@@ -227,6 +233,7 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[Pair]]]] = {
     "scikit-learn": (("sklearn",), sklearn),
     "netcal": (("netcal",), netcal),
     "torchmetrics": (("torch", "torchmetrics"), torchmetrics),
+    "trl": (("torch", "trl"), trl),
 }
 
 

@@ -78,6 +78,11 @@ def _head(n: int, d: int, k: int, dtype: str = "float32") -> tuple[jax.ShapeDtyp
     return jax.ShapeDtypeStruct((n, d), dtype), kernel, jax.ShapeDtypeStruct((n,), "int32")
 
 
+def _fits(features: Any, numbers: Any) -> Any:
+    labels, weights = jnp.arange(len(features)) % 2, jnp.square(numbers)
+    return jax.vmap(lambda w: jl.fit_logistic(features, labels, weights=w).coefficients)(weights)
+
+
 _losses = jl.softmax_cross_entropy_with_integer_labels
 _head_gradients = jax.grad(jl.linear_softmax_cross_entropy, (0, 1))
 
@@ -92,6 +97,12 @@ PROGRAMS = [
         "gradients of a linear head",
         _head_gradients,
         _head(1024, 256, 4096, "bfloat16"),
+    ),
+    Program(
+        "one_array",
+        "a thousand regressions",
+        _fits,
+        (jax.ShapeDtypeStruct((200, 4), "float32"), jax.ShapeDtypeStruct((1000, 200), "float32")),
     ),
     Program("rounded", "mean of losses", _mean, _rows(2**16, 100, "bfloat16")),
     Program("rounded", "softmax", jl.softmax, _rows(2**16, 100, "bfloat16")[:1]),

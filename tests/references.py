@@ -64,6 +64,8 @@ def sigmoid_kl_divergence(logits_p: Any, logits_q: Any) -> Any:
     yes, no = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
     total = times(sigmoid(a), np.where(sigmoid(a) == 0, 0.0, yes))
     total = total + times(sigmoid(-a), np.where(sigmoid(-a) == 0, 0.0, no))
+    # Nothing that is finite rules an answer out.
+    total = np.where(np.isinf(b) & ~np.isnan(a), INF, total)
     return np.where(same, 0.0, total)
 
 
@@ -458,10 +460,12 @@ def _mean(losses: Any, where: Any, weights: Any) -> Any:
     return np.sum(times(weights, losses)) / total if np.any(weights) else 0.0
 
 
-def _logits(hidden: Any, kernel: Any, bias: Any, soft_cap_: Any, temperature: float) -> Any:
+def _logits(hidden: Any, kernel: Any, bias: Any, soft_cap_: Any, temperature: Any) -> Any:
     z = np.asarray(hidden, float) @ np.asarray(kernel, float)
     z = z if bias is None else z + np.asarray(bias, float)
-    return (z if soft_cap_ is None else soft_cap(z, cap=soft_cap_)) / temperature
+    warmth = np.asarray(temperature, float)
+    warmth = warmth[..., None] if warmth.ndim else warmth
+    return (z if soft_cap_ is None else soft_cap(z, cap=soft_cap_)) / warmth
 
 
 @quiet
@@ -484,7 +488,7 @@ def linear_log_probs(
     bias: Any = None,
     kept: Any = None,
     soft_cap: float | None = None,
-    temperature: float = 1.0,
+    temperature: Any = 1.0,
 ) -> Any:
     z = _logits(hidden, kernel, bias, soft_cap, temperature)
     if kept is not None:
@@ -511,7 +515,7 @@ def linear_top_k(
     where: Any = None,
     class_where: Any = None,
     soft_cap: float | None = None,
-    temperature: float = 1.0,
+    temperature: Any = 1.0,
 ) -> Any:
     z = _logits(hidden, kernel, bias, soft_cap, temperature)
     log_probs = log_softmax(z, where=class_where)
@@ -530,7 +534,7 @@ def linear_softmax_cross_entropy(
     where: Any = None,
     weights: Any = None,
     soft_cap: float | None = None,
-    temperature: float = 1.0,
+    temperature: Any = 1.0,
     **options: Any,
 ) -> Any:
     z = _logits(hidden, kernel, bias, soft_cap, temperature)
@@ -546,7 +550,7 @@ def linear_softmax_kl_divergence(
     *,
     where: Any = None,
     weights: Any = None,
-    temperature: float = 1.0,
+    temperature: Any = 1.0,
     bias_p: Any = None,
     bias_q: Any = None,
 ) -> Any:

@@ -73,8 +73,11 @@ def test_calibrate_keeps_its_promises(tmp_path: Path) -> None:
     printed = output.getvalue()
     before, after = map(float, re.search(r"calibration error +(\S+) +(\S+)", printed).groups())
     assert after < before / 2
-    of_nines = re.search(r"as trained +(\S+) +\S+\ncalibrated +(\S+) ", printed).groups()
-    assert float(of_nines[1]) < float(of_nines[0])
+    of_nines = printed[printed.index("is it a nine?") :]
+    before, after = map(float, re.search(r"calibration error +(\S+) +(\S+)", of_nines).groups())
+    assert after < before
+    slopes = re.search(r"calibration slope +(\S+) ± \S+ +(\S+) ±", of_nines).groups()
+    assert float(slopes[0]) < float(slopes[1]) < 1
     sets = re.findall(r"^(?:-log p|adaptive) +(\S+) +(\S+) +\S+$", printed, re.MULTILINE)
     assert len(sets) == 6
     for promised, covered in sets:
@@ -154,7 +157,9 @@ def test_odds_reads_a_logits_layer_as_a_regression(tmp_path: Path) -> None:
     assert "200 of 200 bootstrap fits converged" in printed
     assert re.search(r"likelihood ratio 589\.\d, p = 10\^-126 \(4 d\.f\.\)", printed)
     assert "endometrial cancer: separated is True" in printed
-    assert re.search(r"new vessels +2\.929 +1\.551 +0\.059", printed)
+    assert re.search(r"new vessels +\d+\.\d+ +nan +2\.929 +1\.551\n", printed)
+    assert re.search(r"by Wald: +-0\.11 to 5\.97, p = 0\.059\n", printed)
+    assert re.search(r"by the profile likelihood: +0\.61 to 7\.85, p = 0\.009\n", printed)
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert str(figure) in printed
 

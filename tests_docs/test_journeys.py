@@ -183,24 +183,27 @@ def test_a_policy_learns_from_padded_answers(question: str) -> None:
 def test_requests_are_sampled_by_rules_of_their_own() -> None:
     names = names_after(page_for("sampling loop"))
     generate, options, banned = names["generate"], names["options"], names["banned"]
-    prompt = jnp.array([7, 7, 7])
+    prompt, keys = jnp.array([7, 7, 7]), jax.random.split(jax.random.key(2), 3)
     table = np.asarray(names["table"])
-    greedy, anything, ruled = np.asarray(generate(jax.random.key(2), prompt, banned, options))
+    greedy, anything, ruled = np.asarray(generate(keys, prompt, banned, options))
     expected, token = [], 7
     for _ in greedy:
         token = int(table[token].argmax())
         expected.append(token)
     assert greedy.tolist() == expected
     assert not np.asarray(banned)[2, ruled].any()
+    alone = generate(keys[2:], prompt[2:], banned[2:], {k: x[2:] for k, x in options.items()})
+    assert alone[0].tolist() == ruled.tolist()
     compiled = generate._cache_size()
     off = options | {"temperature": jnp.ones(3), "top_p": jnp.array([1.0, 0.5, 0.9])}
-    assert generate(jax.random.key(2), prompt, banned, off).shape == (3, len(anything))
+    assert generate(keys, prompt, banned, off).shape == (3, len(anything))
     assert generate._cache_size() == compiled  # other values are no other program
     # With every rule off, the share of each token is its probability.
     count = 4000
     every = {name: jnp.full(count, values[1]) for name, values in options.items()}
     free = jnp.zeros([count, table.shape[1]], bool)
-    drawn = generate(jax.random.key(3), jnp.full(count, 7), free, every)[:, 0]
+    many = jax.random.split(jax.random.key(3), count)
+    drawn = generate(many, jnp.full(count, 7), free, every)[:, 0]
     p = np.exp(table[7] - table[7].max())
     p /= p.sum()
     share = np.bincount(np.asarray(drawn), minlength=len(p)) / count

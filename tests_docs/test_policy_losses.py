@@ -1,19 +1,17 @@
 """The functions of docs/policy-and-preference-losses.md against their formulas in float64."""
 
-import doctest
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import policy_page
 import pytest
 
 import jaxlogits as jl
 
 pytestmark = pytest.mark.newest
-PAGE = Path(__file__).parents[1] / "docs" / "policy-and-preference-losses.md"
 RNG = np.random.default_rng(0)
 B, S, D, K = 4, 5, 8, 16
 WHERE = np.arange(S) < np.array([5, 3, 4, 1])[:, None]
@@ -24,12 +22,7 @@ HIDDEN, (TEACHER, STUDENT) = RNG.normal(size=[B, S, D]), 0.5 * RNG.normal(size=[
 
 @pytest.fixture(scope="module")
 def page() -> dict[str, Callable[..., Any]]:
-    """The functions that the page defines."""
-    names: dict[str, Any] = {"jax": jax, "jnp": jnp, "jl": jl}
-    for example in doctest.DocTestParser().get_examples(PAGE.read_text()):
-        if example.source.startswith("def "):
-            exec(example.source, names)
-    return names
+    return policy_page.functions()
 
 
 def low(*arrays: Any) -> list[jax.Array]:

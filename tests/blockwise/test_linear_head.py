@@ -210,6 +210,41 @@ def test_temperature_of_each_row() -> None:
         together(warmth[:, None])
 
 
+@pytest.mark.parametrize("warmth", [np.float32(0.5), np.linspace(0.5, 2.0, ROWS)], ids=np.ndim)
+def test_a_class_of_bias_minus_infinity_is_none_at_any_temperature(warmth: Any) -> None:
+    hidden, kernel, _ = cast(data(), jnp.float32)
+    labels, removed = np.arange(ROWS) % 2, np.arange(CLASSES) == 3
+    bias = jnp.where(removed, -jnp.inf, 0.5)
+
+    def slopes(kernel: Array, bias: Array) -> Any:
+        def total(hidden: Array, kernel: Array, warmth: Array) -> Array:
+            options = {"bias": bias, "temperature": warmth}
+            both = jl.linear_log_probs_and_entropy(hidden, kernel, labels, **options)
+            return jnp.sum(both[0] + jnp.sin(both[1]))
+
+        args = hidden, kernel, jnp.asarray(warmth, jnp.float32)
+        return jax.jit(jax.grad(total, (0, 1, 2)))(*args)
+
+    got, want = slopes(kernel, bias), slopes(kernel[:, ~removed], bias[~removed])
+    assert not got[1][:, removed].any()
+    for one, other in zip((got[0], got[1][:, ~removed], got[2]), want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2**-18, atol=2**-18)
+
+
+def test_an_infinite_loss_that_counts_nothing_changes_no_weight() -> None:
+    hidden, kernel, labels = cast(data(), jnp.float32)
+    exists = jnp.arange(CLASSES) != labels[0]
+
+    def losses(weights: Array) -> Array:
+        options = {"weights": weights, "class_where": exists, "reduction": "none"}
+        return jl.linear_softmax_cross_entropy(hidden, kernel, labels, **options)
+
+    value, pull = jax.vjp(losses, jnp.ones(ROWS))
+    (slope,) = pull(jnp.where(jnp.isinf(value), 0.0, 1.0))
+    assert jnp.isinf(value[0])
+    np.testing.assert_array_equal(slope, jnp.where(jnp.isinf(value), 0.0, value))
+
+
 def test_label_smoothing_of_each_row() -> None:
     eps = np.linspace(0, 0.5, ROWS).reshape(2, 3)
 

@@ -257,6 +257,8 @@ def test_on_a_mesh(name: str, kind: AxisType) -> None:
     fn, _ = BOTH[name]
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
     args = wide(HIDDEN, KERNEL, BIAS)
+    exists = EXISTS | np.isin(np.arange(CLASSES), LABELS)
+    fn = functools.partial(fn, class_where=exists)
 
     def both(fn: Callable[..., Any]) -> Any:
         def number(*args: Array) -> tuple[Array, Any]:
@@ -269,15 +271,17 @@ def test_on_a_mesh(name: str, kind: AxisType) -> None:
         if kind == AxisType.Explicit:
             return fn(*args)
 
-        def local(labels: Array, *args: Array) -> Any:
+        def local(labels: Array, exists: Array, *args: Array) -> Any:
             options = {"axis_name": "model", "row_axis_name": "data", "block_size": 2, **LAYER}
+            options |= {"class_where": exists}
             hidden, kernel, bias = args
-            if fn is top:
+            if name == "top":
                 return jl.linear_top_k(hidden, kernel, TOP, bias=bias, **options)
             return jl.linear_log_probs_and_entropy(hidden, kernel, labels, bias=bias, **options)
 
-        specs = (P("data"), P("data"), P(None, "model"), P("model"))
-        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P("data"))(LABELS, *args)
+        specs = (P("data"), P("model"), P("data"), P(None, "model"), P("model"))
+        run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P("data"))
+        return run(LABELS, exists, *args)
 
     got, want = both(on_mesh)(*split(mesh, *args)), both(fn)(*args)
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):

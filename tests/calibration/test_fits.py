@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transforms as tf
-from jax.flatten_util import ravel_pytree
 from scipy.optimize import brentq
 from scipy.special import expit, softmax
 from sklearn.calibration import _SigmoidCalibration
@@ -266,16 +265,6 @@ def test_the_least_number_of_float16_is_a_mask() -> None:
     np.testing.assert_array_equal(got.temperature, want.temperature)
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e9])
-def test_weights_of_another_size(scale: float) -> None:
-    z, labels, w = some_rows(dtype=np.float32)
-    small = (w * scale).astype(np.float32)
-    for fit in (fit_temperature, fit_vector_scaling):
-        got, want = fit(z, labels, weights=small), fit(z, labels, weights=w)
-        assert got.converged
-        np.testing.assert_allclose(got[0], want[0], rtol=1e-4)
-
-
 def test_saturated_logits_and_scores_far_from_0() -> None:
     z, labels, w = some_rows(dtype=np.float32)
     for fit in (fit_temperature, fit_vector_scaling):
@@ -341,37 +330,3 @@ def test_transforms_of_the_temperature() -> None:
     atol = 1e-4 * np.abs(gradient).max()
     np.testing.assert_allclose(got, gradient, rtol=0, atol=atol)
     np.testing.assert_allclose(along, gradient @ direction, rtol=0, atol=10 * atol)
-
-
-@pytest.mark.newest
-@pytest.mark.usefixtures("x64")
-def test_derivatives_of_vector_and_platt_scaling() -> None:
-    """Both modes against differences. Higher orders are the same rule's, in test_newton.py."""
-    z, labels, w = (array[:12] for array in some_rows())
-
-    def vector(z: Any, w: Any, l2: Any) -> jax.Array:
-        fit = jl.fit_vector_scaling(z, labels, weights=w, l2=l2)
-        return jnp.arange(1.0, K + 1) @ (fit.scale + 2 * fit.bias)
-
-    def platt(s: Any, y: Any, w: Any) -> jax.Array:
-        fit = jl.fit_platt(s, y, weights=w)
-        return fit.slope + 2 * fit.intercept
-
-    for fit, args in ((vector, (z, w, 0.5)), (platt, (z[:, 0], expit(z[:, 1] - 5), w))):
-        point, restore = ravel_pytree(jax.tree.map(jnp.asarray, args))
-        direction = jnp.cos(jnp.arange(len(point), dtype=point.dtype))
-
-        def number(x: Any, fit: Any = fit, restore: Any = restore) -> jax.Array:
-            return fit(*restore(x))
-
-        @jax.jit
-        def derivatives(x: Any, v: Any, number: Any = number) -> Any:
-            return *jax.jvp(number, [x], [v]), jax.grad(number)(x)
-
-        _, tangent, gradient = derivatives(point, direction)
-        h = 1e-5  # of errors h^2 and 1e-12 / h
-        above = derivatives(point + h * direction, direction)
-        below = derivatives(point - h * direction, direction)
-        difference = (above[0] - below[0]) / (2 * h)
-        np.testing.assert_allclose(tangent, difference, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(gradient @ direction, difference, rtol=1e-5, atol=1e-6)

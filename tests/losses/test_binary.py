@@ -281,13 +281,17 @@ def test_sigmoid_kl_divergence(distance: float) -> None:
 
 def test_edges_of_sigmoid_kl_divergence() -> None:
     inf = np.inf
-    a = np.float32([inf, -inf, inf, 0, 0, inf, 5, np.nan])
-    b = np.float32([inf, -inf, -inf, inf, 0, 0, -inf, 0])
-    want = [0, 0, inf, inf, 0, np.log(2), inf, np.nan]
+    # The last but one: what p has less of than the least number of float32.
+    a = np.float32([inf, -inf, inf, 0, 0, inf, 5, np.nan, 139, np.nan])
+    b = np.float32([inf, -inf, -inf, inf, 0, 0, -inf, 0, inf, inf])
+    want = [0, 0, inf, inf, 0, np.log(2), inf, np.nan, inf, np.nan]
     np.testing.assert_allclose(jl.sigmoid_kl_divergence(a, b), want, rtol=2**-23)
     slopes = jax.vmap(jax.grad(jl.sigmoid_kl_divergence, (0, 1)))(a[:2], b[:2])
     assert not np.any(slopes)
-    with pytest.raises(ValueError, match=r"^logits_q must have the shape of logits_p, \[8\], got"):
+    # An infinite one that counts nothing changes nothing.
+    pull = jax.vjp(jl.sigmoid_kl_divergence, a[:7], b[:7])[1]
+    assert not np.any(pull(jnp.zeros(7)))
+    with pytest.raises(ValueError, match=r"^logits_q must have the shape of logits_p, \[10\], got"):
         jl.sigmoid_kl_divergence(a, b[:2])
 
 

@@ -192,6 +192,29 @@ def test_on_a_mesh(kind: AxisType) -> None:
         np.testing.assert_allclose(one, other, rtol=2**-20)
 
 
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_a_head_holds_the_columns_of_a_few_rows(is_tied: bool) -> None:
+    """As many as 32 MiB or half of the kernel hold, however many a product would be fast for."""
+    rows, features, classes, size = 1024, 64, 2**16, 2048
+    shape = (classes, features) if is_tied else (features, classes)
+
+    def log_probs(hidden: Array, kernel: Array, labels: Array, kept: Array) -> Array:
+        kernel = kernel.T if is_tied else kernel
+        return jl.linear_log_probs(hidden, kernel, labels, kept=kept).sum()
+
+    def need(fn: Any) -> int:
+        types = [((rows, features), float), (shape, float), ((rows,), int), ((rows, size), int)]
+        dtypes = {float: jnp.float32, int: jnp.int32}
+        args = [jax.ShapeDtypeStruct(shape, dtypes[kind]) for shape, kind in types]
+        return int(jax.jit(fn).lower(*args).compile().memory_analysis().temp_size_in_bytes)
+
+    # All rows' columns would be 512 MiB. The kernel is 16, of which an untied one is copied once;
+    # the rows, their ids and logits take a tenth of the columns.
+    columns, copy = 2**25, 0 if is_tied else 4 * features * classes
+    assert need(log_probs) <= 1.1 * columns + copy
+    assert need(jax.grad(log_probs, (0, 1))) <= 2.1 * columns + copy  # and their gradient
+
+
 def test_refusals() -> None:
     rule = r"^kept must have the shape of logits without axis, and n, \[6,n\], got int64\[6\]$"
     with pytest.raises(ValueError, match=rule.replace("int64", r"int\d+")):

@@ -303,16 +303,6 @@ def test_six_years_are_not_separated() -> None:
     np.testing.assert_allclose(fit.covariance, want.covariance, rtol=1e-5)
 
 
-@pytest.mark.newest
-def test_classes_of_columns_far_from_0_in_float32() -> None:
-    x, y = uncentred()["an intercept"][:, :3].astype(np.float32), np.arange(N) % 3
-    fit = fit_multinomial(x, y, 3)
-    with jax.enable_x64(True):
-        want = jax.tree.map(np.asarray, fit_multinomial(x.astype(float), y, 3))
-    for a, b in ((fit.covariance, want.covariance), (fit.coefficients, want.coefficients)):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.abs(b).max())
-
-
 def test_derivatives_where_columns_are_far_from_0() -> None:
     """The intercept is a column like any other, from which others are made in between."""
     x, y = uncentred()["an intercept"][:14, :2], np.arange(14.0) % 2
@@ -597,27 +587,6 @@ def test_transforms() -> None:
         atol = 4 * 20 * 2**-23 * np.abs(want).max()
         for transform, got in results.items():
             np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=transform)
-
-
-@pytest.mark.newest
-@x64
-def test_derivatives_of_a_fit_of_classes() -> None:
-    # With two classes it is the logistic fit, whose derivatives the test above compares.
-    x, _, w, l2 = (jnp.asarray(arg[0], jnp.float64) for arg in CASE.args)
-    labels = jnp.array([0, 1, 0])
-
-    def classes(x: Array, w: Array, l2: Array) -> Array:
-        return numbers(jl.fit_multinomial(x, labels, 2, weights=w, l2=2 * l2))
-
-    def shares(x: Array, w: Array, l2: Array) -> Array:
-        return numbers(jl.fit_logistic(x, labels, weights=w, l2=l2))
-
-    point, direction = (x, w, l2), (x[::-1], w[::-1], l2)
-    got, want = (
-        jax.jit(functools.partial(jax.jvp, f))(point, direction) for f in (classes, shares)
-    )
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
 of_one = jax.jit(of_shares)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.stats
 from peer_numbers import LOGISTF, sex2
 from scipy.special import log_softmax
 
@@ -71,6 +72,23 @@ def test_endometrial_cancer(dtype: type) -> None:
 
 
 @x64
+def test_profile_likelihood_interval() -> None:
+    """Its ends as firthmodels' conf_int(method="pl") has them, and the p-value of its lrt()."""
+    x, y = _endometrial.load()
+    top = jl.fit_logistic(x, y, firth=True).log_likelihood
+
+    def statistic(value: Any) -> Any:
+        pinned = np.array([0.0, 1e8, 0.0, 0.0])
+        fit = jl.fit_logistic(x, y, offset=value * x[:, 1], l2=pinned, firth=True)
+        return 2 * (top - fit.log_likelihood)
+
+    low, high, at_0 = jax.jit(jax.vmap(statistic))(np.array([0.60972444, 7.85463171, 0.0]))
+    # What the penalty leaves of the coefficient is 1e-8.
+    np.testing.assert_allclose([low, high], scipy.stats.chi2.isf(0.05, 1), atol=1e-6)
+    np.testing.assert_allclose(scipy.stats.chi2.sf(at_0, 1), 0.00912367, rtol=1e-6)
+
+
+@x64
 def test_classes_of_which_one_is_separated() -> None:
     x, y = _endometrial.load()
     x, labels = x[::2], np.where(np.arange(40) % 3 == 0, 2, y[::2].astype(int))
@@ -102,43 +120,6 @@ def test_separated_data_in_a_vmap() -> None:
     distance = (np.asarray(fits.coefficients) * units - np.asarray(want.coefficients)) / errors
     np.testing.assert_allclose(distance, 0, atol=1e-4)
     np.testing.assert_array_less(0, want.coefficients[1:, 1])
-
-
-def test_weights_are_frequencies() -> None:
-    weights = np.arange(ROWS) % 3
-    x, y = X.astype(np.float32), np.arange(ROWS) >= 6
-    fit = jl.fit_logistic(x, y, weights=weights, firth=True)
-    want = jl.fit_logistic(np.repeat(x, weights, 0), np.repeat(y, weights), firth=True)
-    for a, b in zip((*fit[:2], *fit[2:5]), (*want[:2], *want[2:5]), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4)
-
-
-@x64
-def test_derivatives() -> None:
-    """In features, labels, weights, offset and l2 at once, against differences."""
-
-    def numbers(*given: Any) -> tuple[Any, ...]:
-        x, y, w, offset, l2 = given
-        return jl.fit_logistic(x, y, weights=w, offset=offset, l2=l2, firth=True)[:4]
-
-    y = 0.1 + 0.8 * (np.arange(ROWS) >= 6)
-    point = (X, y, 1.0 + np.arange(ROWS) % 2, np.sin(np.arange(ROWS)), np.float64(0.01))
-    rng = np.random.default_rng(0)
-    direction = tuple(rng.normal(size=np.shape(p)) / 10 for p in point)
-    direction[0][:, 0] = 0  # the null model is a special case only beside an intercept
-    run = jax.jit(lambda *args: jax.jvp(numbers, args, direction))
-    _, got = run(*point)
-    h = 1e-4
-    up, down = (
-        run(*(p + s * d for p, d in zip(point, direction, strict=True)))[0] for s in (h, -h)
-    )
-    for slope, a, b in zip(got, up, down, strict=True):
-        np.testing.assert_allclose(slope, (a - b) / (2 * h), rtol=1e-6, atol=1e-6)
-
-
-def test_collinear_columns_stay_nan() -> None:
-    x = np.column_stack([X, X[:, 1]]).astype(np.float32)
-    assert jnp.isnan(jl.fit_logistic(x, np.arange(ROWS) % 2, firth=True).coefficients).all()
 
 
 def test_a_fit_with_fewer_features_has_another_prior() -> None:

@@ -12,12 +12,14 @@ from jaxlogits._src.base import checked, checks
 from jaxlogits._src.base.checks import Range, describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype, widen
 from jaxlogits._src.base.program import Option
+from jaxlogits._src.base.rules import weigh
 from jaxlogits._src.base.varying import is_bound, require_apart, require_split, vary_over
 from jaxlogits._src.blockwise.product import product_of
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
 from jaxlogits._src.decoding.shaping import capped
 from jaxlogits._src.losses.classes import softmax_cross_entropy_with_integer_labels
 from jaxlogits._src.mesh.reductions import agreed, num_classes
+from jaxlogits._src.rows.quotients import quotient
 
 # An option of which each row has its own, or nothing.
 PerRow = tuple[Array, ...]
@@ -200,8 +202,8 @@ def logits_of(
         if cap is not None:
             z = capped(z, cap)
         if temperatures:
-            return z / temperatures[0].astype(dtype)[:, None]
-        return z if unscaled else z / scale
+            return quotient(z, temperatures[0].astype(dtype)[:, None])
+        return z if unscaled else quotient(z, scale)
 
     return logits
 
@@ -222,7 +224,7 @@ def reduce_rows(
     if how.name == "none":
         each: Array = map_rows(loss, params, rows, how)
         if weights is not None:
-            each = each * weights.astype(each.dtype)
+            each = weigh(weights.astype(each.dtype), each)
             # Nothing of a masked row is looked at, not even by the derivative in its weight.
             each = each if keep is None else jnp.where(keep, each, jnp.zeros_like(each))
         return each

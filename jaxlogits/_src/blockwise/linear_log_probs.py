@@ -6,16 +6,15 @@ block of logits is computed a second time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
 from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.blockwise.columns import log_probs_of_kept
 from jaxlogits._src.blockwise.linear_layer import (
     HEAD,
     LOGITS,
@@ -23,7 +22,6 @@ from jaxlogits._src.blockwise.linear_layer import (
     Head,
     PerRow,
     Reduction,
-    are_bad,
     existing_classes,
     head_labels,
     label_losses,
@@ -31,13 +29,11 @@ from jaxlogits._src.blockwise.linear_layer import (
     logits_of,
     map_rows,
     per_row,
-    spoiled_where_used,
 )
 from jaxlogits._src.decoding.sampling import as_count
 from jaxlogits._src.losses.divergences import entropy
-from jaxlogits._src.losses.supports import are_no_indices, kept_indices, log_probs_among
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
-from jaxlogits._src.mesh.reductions import first_class, num_classes, row_take, row_top_k
+from jaxlogits._src.mesh.reductions import num_classes, row_take, row_top_k
 from jaxlogits._src.softmax import log_softmax
 
 
@@ -73,7 +69,7 @@ def linear_log_probs(
         where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
         class_where: boolean mask ``[K]``, False for classes that don't exist (a label gives -inf).
         kept: integers ``[..., n]``, the only classes of each row that remain, as in
-            ``kept_log_probs``: the kernel's other columns aren't multiplied.
+            ``kept_log_probs``: no other column of the kernel is multiplied.
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
         temperature: above 0, divides the logits; a number or one for each row, ``[...]``.
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
@@ -98,11 +94,8 @@ def linear_log_probs(
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
     temperatures = per_row("temperature", temperature, rows)
     if kept is not None:
-        count = num_classes(head.kernel.shape, axis_name)
-        ids = kept_indices(kept, rows.shape[:-1], count, "the rows of hidden")
-        of_kept = _log_probs_of_kept(logits, class_where, axis_name)
-        among: Array = map_rows(of_kept, head, (rows, indices, temperatures, ids), how)
-        return among
+        given = rows, indices, temperatures
+        return log_probs_of_kept(logits, head, given, kept, class_where, how)
 
     def log_probs(head: Head, hidden: Array, labels: Array, temperatures: PerRow) -> Array:
         return 0.0 - label_losses(
@@ -111,38 +104,6 @@ def linear_log_probs(
 
     each: Array = map_rows(log_probs, head, (rows, indices, temperatures), how)
     return each
-
-
-def _log_probs_of_kept(
-    logits: Callable[[Head, Array, PerRow], Array],
-    class_where: ArrayLike | None,
-    axis_name: AxisName,
-) -> Callable[..., Array]:
-    """The function of a block of rows of which each has kept some classes, its own."""
-
-    def of_row(head: Head, hidden: Array, temperatures: PerRow, own: Array) -> Array:
-        bias = None if head.bias is None else head.bias[own]
-        kept = Head(jnp.take(head.kernel, own, axis=1), bias)
-        return logits(kept, hidden[None], jax.tree.map(lambda x: x[None], temperatures))[0]
-
-    def log_probs(
-        head: Head, hidden: Array, labels: Array, temperatures: PerRow, ids: Array
-    ) -> Array:
-        shape = head.kernel.shape
-        bad = are_bad(labels, head, axis_name)
-        bad |= are_no_indices(ids, num_classes(shape, axis_name))
-        ids = jnp.sort(ids, axis=-1)
-        is_first = jnp.concatenate([ids[:, :1] >= 0, ids[:, 1:] != ids[:, :-1]], axis=-1)
-        own = ids - first_class(shape, ids.dtype, axis_name)
-        keep = is_first & (ids >= 0) & (own >= 0) & (own < shape[1])
-        own = jnp.clip(own, 0, shape[1] - 1)
-        if class_where is not None:
-            keep &= jnp.asarray(class_where)[own]
-        z = jax.vmap(of_row, (None, 0, 0, 0))(head, hidden, temperatures, own)
-        hit = ids == labels[:, None].astype(ids.dtype)
-        return 0.0 + spoiled_where_used(log_probs_among(z, keep, hit, bad, axis_name), bad)
-
-    return log_probs
 
 
 @program(*STATIC, **LOGITS)

@@ -133,6 +133,12 @@ def _default_block_size(fn: Callable[..., Any], params: Any, rows: Any, row_ndim
     return int(max(balanced, _SMALL_BLOCK_BYTES / row_bytes))
 
 
+def rows_that_fit(params: Any, one_row: Any) -> int:
+    """Rows in a block of which each has an array like ``one_row``, and which may be few."""
+    balanced = sum(map(_bytes, jax.tree.leaves(params))) // 2
+    return max(1, max(balanced, _SMALL_BLOCK_BYTES) // max(1, _bytes(one_row)))
+
+
 def probe_rows(arrays: list[Any]) -> int:
     """A number of rows that divides no dimension, so that it tells which arrays grow with them."""
     known = {d for array in arrays for d in array.shape if isinstance(d, int)}

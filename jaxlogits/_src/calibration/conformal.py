@@ -106,9 +106,9 @@ def conformal_threshold(
 ) -> Array:
     """The threshold that a new row's true class exceeds with a chance of at most 1 - coverage.
 
-    It is the ceil((n + 1) coverage)-th smallest of the true classes' scores in n rows, which may be
-    as few as they like: if they and the new row come in no particular order, the promise holds on
-    average over both, and coverage is at most 1 / (n + 1) more where no scores are equal.
+    It is the ceil((n + 1) coverage)-th smallest of the true classes' scores in n rows, however few.
+    If these and the new row are exchangeable, that is, come in no particular order, the promise
+    holds on average over both; coverage is at most 1 / (n + 1) more where no scores are equal.
 
     Args:
         scores: floating-point array of how strange each class is, whatever the formula:

@@ -118,7 +118,7 @@ def fit_temperature(
     useless = (jnp.sum(weight * means) >= 0) & (jnp.sum(weight) > 0)
     perfect = jnp.sum(weight * jnp.max(gaps, axis=-1)) <= 0
     minimum = minimize_loss(
-        by_inverse_temperature, (1 / spread(gaps, hit, weight))[None], (gaps, weight)
+        by_inverse_temperature, (1 / spread(gaps, hit, weight))[None], (gaps.T, weight)
     )
     inverse = jnp.where(useless | perfect, lax.stop_gradient(minimum.point), minimum.point)[0]
     temperature = jnp.where(useless, jnp.inf, 1 / jnp.where(useless, 1.0, inverse))
@@ -164,7 +164,8 @@ def fit_vector_scaling(
     gaps = z - jnp.sum(jnp.where(hit, z, 0.0), axis=-1, keepdims=True)
     # Logits of thousands as they are leave nothing of the curvature.
     start = jnp.minimum(1 / spread(gaps, hit, weight), 1.0)
-    ones = jnp.ones_like(z, shape=z.shape[-1:])
+    ones = jnp.ones_like(z, shape=z.shape[1:])
+    z = z.T
     args = (z, indices, weight, checks.as_option("l2", l2, z.dtype) / unit)
     minimum = minimize_loss(by_scale_and_bias, jnp.concatenate([start * ones, 0.0 * ones]), args)
     # Where there is no minimum, every step moves some logits by about 1, however little it gains.

@@ -10,15 +10,10 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
 from jaxlogits._src.calibration.labelled import labelled_rows
+from jaxlogits._src.regression.classes import shares
 from jaxlogits._src.regression.coordinates import power_of_two
 from jaxlogits._src.regression.newton import Evaluate, Minimum, minimize
-from jaxlogits._src.rows.nll import nll
-from jaxlogits._src.rows.softmax import (
-    label_mask,
-    logsumexp_rows,
-    softmax_complement_rows,
-    softmax_rows,
-)
+from jaxlogits._src.rows.softmax import label_mask, logsumexp_rows
 
 
 def fittable_rows(
@@ -42,7 +37,7 @@ def fittable_rows(
     worst = jnp.where(impossible, -jnp.inf, jnp.max(z, axis=-1))
     rule = "logits must be above -inf for the label and below inf"
     checks.check_values(rule, worst, ~bad | (weight == 0))
-    z = jnp.where((bad & (weight == 0))[:, None], 0.0, z)
+    z = jnp.where(bad[:, None], 0.0, z)  # whatever the weights: fits that share rows share these
     unit = lax.stop_gradient(power_of_two(jnp.max(weight, initial=0.0)))
     return z, indices, jnp.where(bad & (weight != 0), jnp.nan, weight / unit), unit
 
@@ -68,14 +63,15 @@ def minimize_loss(evaluate: Evaluate, start: Array, args: Any) -> Minimum:
 
 
 def by_inverse_temperature(args: tuple[Array, Array], point: Array) -> tuple[Array, Array, Array]:
-    """The loss as a function of 1 / T, from the gaps of the logits to the label's."""
+    """The loss as a function of 1 / T, from the gaps [K, N] of the logits to the label's."""
     gaps, weights = args
-    z = scaled(gaps, point, jnp.zeros_like(point))
     known = jnp.where(gaps == -jnp.inf, 0.0, gaps)
-    p = softmax_rows(z, None)
-    mean = jnp.sum(p * known, axis=-1)
-    variance = jnp.sum(p * jnp.square(known - mean[:, None]), axis=-1)
-    losses = logsumexp_rows(z, None)  # as the label's gap is 0
+    z = jnp.where(gaps == -jnp.inf, gaps, point[None] * known)
+    odds = jnp.exp(z - lax.stop_gradient(jnp.max(z, axis=0))[None])
+    inverse = 1 / jnp.sum(odds, axis=0)
+    mean = jnp.sum(odds * known, axis=0) * inverse
+    variance = jnp.sum(odds * jnp.square(known - mean[None]), axis=0) * inverse
+    losses = logsumexp_rows(z.T, None)  # as the label's gap is 0
     value, gradient, hessian = (jnp.sum(weights * each) for each in (losses, mean, variance))
     return value, gradient[None], hessian[None, None]
 
@@ -83,25 +79,25 @@ def by_inverse_temperature(args: tuple[Array, Array], point: Array) -> tuple[Arr
 def by_scale_and_bias(
     args: tuple[Array, Array, Array, Array], point: Array
 ) -> tuple[Array, Array, Array]:
-    """The loss of logits with a line for each class."""
+    """The loss of logits [K, N] with a line for each class."""
     z, labels, weights, l2 = args
-    num_classes = z.shape[-1]
+    num_classes = len(z)
     scale, bias = jnp.split(point, 2)
     features = jnp.stack([jnp.where(z == -jnp.inf, 0.0, z), jnp.ones_like(z)])
-    z = scaled(z, scale, bias)
-    p, missed = softmax_rows(z, None), softmax_complement_rows(z, None)
+    of_all = shares(scaled(z, scale, bias))
+    hit = labels[None] == jnp.arange(num_classes, dtype=labels.dtype)[:, None]
     pull = jnp.concatenate([scale - 1, bias])
     # Adding a number to all biases changes nothing; this term makes it 0.
     gauge = jnp.sum(weights) / num_classes**2
-    value = jnp.sum(weights * nll(z, labels, None))
+    value = jnp.sum(weights * jnp.sum(jnp.where(hit, of_all.losses, 0.0), axis=0))
     value += 0.5 * (l2 * jnp.sum(jnp.square(pull)) + gauge * jnp.square(jnp.sum(bias)))
-    residual = weights[:, None] * jnp.where(label_mask(z.shape, labels, None), -missed, p)
-    gradient = jnp.sum(residual[None] * features, axis=1)
+    residual = weights[None] * jnp.where(hit, -of_all.rest, of_all.probs)
+    gradient = jnp.sum(residual[None] * features, axis=2)
     gradient = gradient.at[1].add(gauge * jnp.sum(bias)).reshape(-1) + l2 * pull
-    mean = features * p[None]
-    weighted = mean * weights[None, :, None]
-    squares = jnp.einsum("ank,bnk->abk", weighted, features, precision="highest")
-    products = jnp.einsum("ank,bnl->akbl", weighted, mean, precision="highest")
+    mean = features * of_all.probs[None]
+    weighted = mean * weights[None, None]
+    squares = jnp.einsum("akn,bkn->abk", weighted, features, precision="highest")
+    products = jnp.einsum("akn,bln->akbl", weighted, mean, precision="highest")
     eye = jnp.eye(num_classes, dtype=z.dtype)
     hessian = jnp.einsum("abk,kl->akbl", squares, eye) - products
     hessian = hessian.at[1, :, 1, :].add(gauge).reshape(len(point), len(point))
@@ -109,7 +105,7 @@ def by_scale_and_bias(
 
 
 def scaled(z: Array, scale: Array, bias: Array) -> Array:
-    """scale * z + bias, with -inf as it was."""
+    """scale * z + bias of [K, N], with -inf as it was."""
     impossible = z == -jnp.inf
-    finite = scale[None, :] * jnp.where(impossible, 0.0, z) + bias[None, :]
+    finite = scale[:, None] * jnp.where(impossible, 0.0, z) + bias[:, None]
     return jnp.where(impossible, z, finite)

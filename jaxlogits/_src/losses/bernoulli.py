@@ -36,8 +36,10 @@ def binary_kl(a: Array, b: Array) -> Array:
     yes, no = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
     of_yes, of_no = (jnp.isfinite(d) & is_larger for is_larger in (p > rest, p <= rest))
     yes, no = jnp.where(of_no, no - d, yes), jnp.where(of_yes, yes + d, no)
-    yes, no = jnp.where(p == 0, 0.0, yes), jnp.where(rest == 0, 0.0, no)
-    return jnp.where(is_close, close, jnp.maximum(product(p, yes) + product(rest, no), 0.0))
+    far = jnp.maximum(product(p, yes) + product(rest, no), 0.0)
+    # What q rules out and p doesn't, be its probability too small for a number of this dtype.
+    is_impossible = jnp.isinf(b) & (a != b) & ~jnp.isnan(a)
+    return jnp.where(is_close, close, jnp.where(is_impossible, jnp.inf, far))
 
 
 def _phi(c: Array) -> Array:
@@ -59,7 +61,7 @@ def _slope(x: Array) -> Array:
 
 derivatives(
     binary_kl,
-    lambda da, _, a, b: product(jnp.where(a == b, 0.0, a - b), _slope(a)) * da,
+    lambda da, _, a, b: times(product(jnp.where(a == b, 0.0, a - b), _slope(a)), da),
     lambda db, _, a, b: _difference(a, b) * db,
 )
 

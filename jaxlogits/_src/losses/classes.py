@@ -19,10 +19,11 @@ from jaxlogits._src.base.rules import derivatives, weigh
 from jaxlogits._src.losses.focal import focal
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_sum
-from jaxlogits._src.rows.nll import nll, weighted_nll, weighted_square_logsumexp
+from jaxlogits._src.rows.nll import nll
 from jaxlogits._src.rows.rows import Rows, reduced, rows_of
 from jaxlogits._src.rows.softmax import log_softmax_rows, softmax_complement_rows
 from jaxlogits._src.rows.targets import label_rows, one_hot_rows, target_rows
+from jaxlogits._src.rows.weighted_nll import weighted_nll, weighted_square_logsumexp
 
 FORMS = {"logits": "rows classes", "where": "rows classes | rows", "result": "rows"}
 

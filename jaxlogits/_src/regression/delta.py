@@ -36,8 +36,8 @@ def delta_method(fn: Callable[[LogisticFit], Array], fit: LogisticFit) -> Estima
     and their covariance C: predicted probabilities, risk ratios and average marginal effects.
 
     Args:
-        fn: from a fit to a floating-point array, differentiable in ``fit.coefficients``. What else
-            it reads is known.
+        fn: from a fit to a floating-point array, differentiable in ``fit.coefficients``, of which
+            alone the error comes.
         fit: of ``fit_logistic`` or ``fit_multinomial``; with another covariance, such as
             ``fit._replace(covariance=jl.robust_covariance(...))``, the errors that it gives.
 

@@ -54,7 +54,7 @@ class LogisticFit(NamedTuple):
         converged: whether this is the maximum, to the tolerance.
         steps: how often the Hessian was computed to get there.
         separated: whether there is no maximum, as the likelihood keeps growing along a direction
-            in which the coefficients go to infinity; those given are where it stopped to matter.
+            in which the coefficients go to infinity; beyond those given it hardly changes.
     """
 
     coefficients: Array

@@ -39,7 +39,7 @@ def robust_covariance(
     weight_kind: WeightKind = "frequency",
     kind: Kind = "HC1",
 ) -> Array:
-    """Covariance of the coefficients that needs no true model, C (sum_n s_n s_n') C.
+    """The sandwich covariance of the coefficients, which needs no true model: C (sum_n s_n s_n') C.
 
     C is the fit's covariance and s_n the gradient of row n's log likelihood, or a cluster's.
 

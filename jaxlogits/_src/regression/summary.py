@@ -82,9 +82,9 @@ def summarize(fit: LogisticFit, *, level: ArrayLike = 0.95) -> LogisticSummary:
             of the odds ratios.
 
     Returns:
-        A ``LogisticSummary``. Of separated data what the covariance gives is NaN, the likelihoods
-        are not. What is said of likelihoods takes weights for frequencies, and means nothing for
-        sampling weights or with a penalty ``l2``.
+        A ``LogisticSummary``. For separated data what follows from the covariance is NaN, the
+        likelihoods are not. These take weights for frequencies, and mean nothing for sampling
+        weights or with a penalty ``l2``.
 
     Accuracy: that of the fit; p-values a relative error of |z| times that of z.
     Transforms: all, to any order.
@@ -129,7 +129,7 @@ def likelihood_ratio_test(fit: LogisticFit, restricted: LogisticFit) -> Likeliho
 
     Twice the difference of the log likelihoods has a chi-squared distribution with as many degrees
     of freedom as there are coefficients less, if those are 0 in truth. Where coefficients are large
-    it is to be trusted more than Wald's test, and it has an answer for separated data.
+    it is more reliable than Wald's test, and it has an answer for separated data.
 
     Args:
         fit: of ``fit_logistic`` or ``fit_multinomial``, without a penalty.
