@@ -1,4 +1,4 @@
-"""Random valid and nearly valid calls of every function of rows, against float64 oracles.
+"""Random valid and nearly valid calls of every function of rows, and fits, against float64.
 
     python tests/fuzz.py --seconds 60 --seed 0
     python tests/fuzz.py --only softmax --case 1234567
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import fuzz_fits
 import fuzz_heads
 import jax
 import jax.numpy as jnp
@@ -485,9 +486,11 @@ class Report(NamedTuple):
     failures: list[str]
 
 
-def fuzz(seconds: float, seed: int = 0, only: tuple[str, ...] = ()) -> Report:
-    """Cases in turn of each function until the time is over."""
-    names = only or (*BY_NAME, *fuzz_heads.TARGETS)
+def fuzz(
+    seconds: float, seed: int = 0, only: tuple[str, ...] = (), say: Callable[[str], Any] = len
+) -> Report:
+    """Cases in turn of each function until the time is over; ``say`` is told each failure."""
+    names = only or (*BY_NAME, *fuzz_heads.TARGETS, *fuzz_fits.TARGETS)
     counts: Counter[str] = Counter()
     failures: list[str] = []
     deadline = time.monotonic() + seconds
@@ -496,14 +499,17 @@ def fuzz(seconds: float, seed: int = 0, only: tuple[str, ...] = ()) -> Report:
         for name in names:
             if time.monotonic() > deadline:
                 return Report(counts, failures)
-            failures += check(name, rounds)
+            for failure in check(name, rounds):
+                failures.append(failure)
+                say(failure)
             counts[name] += 1
         rounds += 1
 
 
 def check(name: str, seed: int) -> list[str]:
-    if name in fuzz_heads.TARGETS:
-        return fuzz_heads.check(name, seed)
+    for others in (fuzz_heads, fuzz_fits):
+        if name in others.TARGETS:
+            return others.check(name, seed)
     case = case_of(BY_NAME[name], seed)
     with jax.enable_x64(case.dtype == "float64"), np.errstate(all="ignore"):
         try:
@@ -523,8 +529,9 @@ def main() -> None:
     if given.case is not None:
         print(*check(given.only[0], given.case) or ["fine"], sep="\n")
         return
-    report = fuzz(given.seconds, given.seed, tuple(given.only))
-    print(*report.failures, sep="\n")
+    report = fuzz(
+        given.seconds, given.seed, tuple(given.only), functools.partial(print, flush=True)
+    )
     print(f"{report.cases.total() * N} cases, {len(report.failures)} failures")
 
 

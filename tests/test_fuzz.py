@@ -4,6 +4,7 @@ import zlib
 
 import fuzz
 import fuzz_calls
+import fuzz_fits
 import fuzz_heads
 import pytest
 
@@ -14,6 +15,15 @@ def test_some_rows(name: str) -> None:
     """One program of each function, by turns of what it is compiled for."""
     setting = zlib.crc32(name.encode()) % len(fuzz.SETTINGS)
     seeds = [setting + len(fuzz.SETTINGS) * i for i in range(5)]
+    assert [failure for seed in seeds for failure in fuzz.check(name, seed)] == []
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("name", fuzz_fits.TARGETS)
+def test_some_fits(name: str) -> None:
+    """One program of each function."""
+    setting = zlib.crc32(name.encode()) % len(fuzz_fits.SETTINGS)
+    seeds = [setting + len(fuzz_fits.SETTINGS) * i for i in range(5)]
     assert [failure for seed in seeds for failure in fuzz.check(name, seed)] == []
 
 

@@ -116,6 +116,7 @@ def test_python_numbers(name: str, x64: bool) -> None:
         wide = jnp.float64 if x64 else jnp.float32
         for result in (function(0.25), jax.grad(function)(0.25), jax.jit(function)(0.25)):
             assert result.dtype == wide
+            assert result.weak_type
         assert function(0.25) == function(jnp.asarray(0.25, wide))
 
 

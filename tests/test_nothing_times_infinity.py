@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interpret import interpreted
 
 import jaxlogits as jl
 from jaxlogits._src.base import rules
@@ -201,3 +202,50 @@ def test_times(constant: bool) -> None:
         np.testing.assert_array_equal(got[1], slope)
         np.testing.assert_array_equal(got[2, :2], [-INF, INF])
         np.testing.assert_array_equal(got[3, :2], [INF, -INF])
+
+
+INFINITE = np.float32([[0, -INF, 1], [-INF, -INF, 1], [INF, 0, 1], [0, INF, 1], [-INF, 0, 1]])
+FINITE = np.float32([[0.3, 0.1, -0.2]] * 5)
+FIRST = np.zeros(5, np.int32)
+SECOND_DERIVATIVES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "logsumexp": jl.logsumexp,
+    "softmax": jl.softmax,
+    "log_softmax": jl.log_softmax,
+    "class_log_odds": jl.class_log_odds,
+    "entropy": jl.entropy,
+    "cross entropy": lambda z: cross_entropy(z, FIRST, z_loss=0.1),
+    "focal": lambda z: focal(z, FIRST),
+    "poly": lambda z: jl.poly_loss_cross_entropy(z, TARGETS[[0, 0, 0, 0, 0]]),
+    "kl of p": lambda z: jl.softmax_kl_divergence(z, FINITE),
+    "kl of q": lambda z: jl.softmax_kl_divergence(FINITE, z),
+    "jensen shannon": lambda z: jl.jensen_shannon_divergence(z, FINITE),
+    "sparsemax": jl.sparsemax,
+    "entmax": jl.entmax,
+    "entmax loss": lambda z: jl.entmax_loss_with_integer_labels(z, FIRST),
+    "temperature": lambda z: jl.apply_temperature(z, 2.0),
+    "top p": lambda z: jl.keep_top_p(z, 0.9),
+    "scores": jl.aps_scores,
+    "sigmoid": jl.sigmoid,
+    "softplus": jl.softplus,
+    "binary": lambda z: jl.sigmoid_binary_cross_entropy(z, TARGETS[[0, 0, 0, 0, 0]]),
+    "binary focal": lambda z: jl.sigmoid_focal_loss(z, TARGETS[[0, 0, 0, 0, 0]]),
+}
+
+
+@pytest.mark.parametrize("name", SECOND_DERIVATIVES)
+def test_reverse_over_reverse_at_infinite_logits(name: str) -> None:
+    """It is forward over reverse, of all results that are finite; the others' cotangents are 0."""
+    fn = SECOND_DERIVATIVES[name]
+    value = np.asarray(interpreted(fn)(INFINITE))
+    weights = np.where(np.isfinite(value), 1 + 0.1 * np.arange(value.size).reshape(value.shape), 0)
+    along = np.cos(np.arange(15, dtype=np.float32)).reshape(5, 3)
+
+    def both(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def gradient(z: jax.Array) -> jax.Array:
+            return jax.vjp(fn, z)[1](jnp.asarray(weights, value.dtype))[0]
+
+        return jax.vjp(gradient, z)[1](along)[0], jax.jvp(gradient, [z], [along])[1]
+
+    reverse, forward = interpreted(both)(INFINITE)
+    assert np.isfinite(forward).all()
+    np.testing.assert_allclose(reverse, forward, atol=1e-6)  # of numbers of at most 1, 8 ulp

@@ -96,6 +96,19 @@ def test_masked_rows_never_leak() -> None:
     assert np.isfinite(slopes).all()
 
 
+def test_bad_rows_of_weight_0_do_not_exist() -> None:
+    x, y = some_rows(60)
+    keep = np.arange(60) % 4 > 0
+    bad, labels = np.where(keep, x, [np.nan, 0.0] * 30), np.where(keep, y, [0, 7] * 30)
+    weights, every = keep.astype(np.float32), np.ones(60, bool)
+    np.testing.assert_allclose(
+        jitted(bad, labels, every, weights), jitted(x[keep], y[keep]), rtol=1e-6
+    )
+    slopes = jax.grad(lambda w: all_of(x, y, every, w).sum())(jnp.asarray(weights))
+    assert (slopes[~keep] != 0).all()
+    jl.checked(jl.binary_brier_score)(bad, labels, weights=weights)
+
+
 def test_bad_values_and_no_rows_are_nan() -> None:
     x, y = (jnp.asarray(array) for array in some_rows(60))
     every, ones = np.ones(60, bool), np.ones(60, np.float32)

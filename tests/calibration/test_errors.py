@@ -209,6 +209,27 @@ def test_masked_rows_never_leak() -> None:
         np.testing.assert_allclose(np.nansum(means * curve.weight), total, rtol=1e-6)
 
 
+def test_bad_rows_of_weight_0_do_not_exist() -> None:
+    """Rows that are filled up for a shape; a good one has a derivative in its weight."""
+    z, labels = some_rows(60, 3)
+    keep = np.arange(60) % 3 > 0
+    bad_z, bad_labels = z.copy(), labels.copy()
+    bad_z[:20][~keep[:20]], bad_labels[20:40][~keep[20:40]] = np.nan, -100
+    bad_z[40:][~keep[40:]] = -np.inf
+    every = np.ones(60, bool)
+    for weights in (keep.astype(np.float32), keep):
+        got = jitted(bad_z, bad_labels, every, weights)
+        # 40 rows, 2^-24 and 4 ulp each.
+        np.testing.assert_allclose(got, jitted(z, labels, keep, np.ones(60)), rtol=1e-5)
+    total = jax.jit(jax.grad(lambda z, w, y: all_of(z, y, every, w).sum(), (0, 1)))
+    slopes = total(bad_z, keep.astype(np.float32), bad_labels)
+    assert all((slope[~keep] == 0).all() for slope in slopes)
+    of_good = total(z, keep.astype(np.float32), labels)
+    assert (of_good[1][~keep] != 0).all()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[keep], b[keep]), slopes, of_good)
+    jl.checked(jl.brier_score)(bad_z, bad_labels, weights=keep)
+
+
 def test_bad_values_and_no_rows_are_nan() -> None:
     z, labels = (jnp.asarray(array) for array in some_rows(60, 3))
     every, ones = np.ones(60, bool), np.ones(60, np.float32)

@@ -165,7 +165,7 @@ def test_platt_needs_no_mistakes() -> None:
 # What is masked, bad or absent.
 
 
-def test_masked_rows_count_nothing() -> None:
+def test_masked_rows_and_those_of_weight_0_count_nothing() -> None:
     z, labels, w = some_rows(dtype=np.float32)
     where = np.arange(N) % 3 > 0
     bad_z, bad_labels, bad_w = z.copy(), labels.copy(), w.copy()
@@ -178,10 +178,14 @@ def test_masked_rows_count_nothing() -> None:
         assert masked.converged
         left_out = fit(np.where(where[:, None], z, 0), labels, weights=w * where)
         np.testing.assert_allclose(masked[0], left_out[0], rtol=1e-6)
+        unread = fit(x, y, weights=np.where(where, w, 0))
+        np.testing.assert_allclose(unread[0], left_out[0], rtol=1e-6)
     yes = np.where(where, labels == 0, -1.0).astype(np.float32)
     masked = fit_platt(bad_z[:, 0], yes, where=where, weights=bad_w)
     left_out = fit_platt(np.where(where, z[:, 0], 0), labels == 0, weights=w * where)
     np.testing.assert_allclose(masked[:2], left_out[:2], rtol=1e-5)
+    unread = fit_platt(bad_z[:, 0], yes, weights=np.where(where, w, 0))
+    np.testing.assert_allclose(unread[:2], left_out[:2], rtol=1e-5)
 
     def of(z: Any, w: Any) -> jax.Array:
         return jl.fit_temperature(z, bad_labels, where=where, weights=w).temperature

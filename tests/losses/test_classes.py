@@ -369,6 +369,12 @@ def test_the_number_of_classes_may_be_a_symbol() -> None:
         )
 
 
+def test_labels_may_be_a_list() -> None:
+    z = jnp.array([[0.0, 1.0, 2.0], [3.0, 1.0, 0.0]])
+    fn = jl.softmax_cross_entropy_with_integer_labels
+    np.testing.assert_array_equal(fn(z, [2, 0]), fn(z, jnp.array([2, 0])))  # type: ignore[arg-type]
+
+
 def test_labels_of_the_other_kind_name_the_other_function() -> None:
     z, one_hot, labels = jnp.zeros([2, 3]), jnp.eye(3)[:2], jnp.array([0, 1])
     pairs = {

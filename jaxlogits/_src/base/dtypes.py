@@ -7,6 +7,7 @@ to the dtype they were given; reductions over classes or rows come back in the w
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -53,5 +54,8 @@ def _rounded_jvp(
 
 def narrow(array: Array, like: Array) -> Array:
     """The array in the dtype of ``like``, and as weakly typed: a number gives a number."""
-    is_weak = jax.typeof(like).weak_type
-    return lax.convert_element_type(array, float) if is_weak else array.astype(like.dtype)
+    if not jax.typeof(like).weak_type:
+        return array.astype(like.dtype)
+    # No function that is public makes a weak type of a strong one.
+    convert: Callable[..., Array] = lax.convert_element_type_p.bind
+    return convert(array, new_dtype=like.dtype, weak_type=True, sharding=None)

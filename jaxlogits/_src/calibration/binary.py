@@ -157,6 +157,8 @@ def _rows(
     checks.require_shape("labels", y, x.shape, "the shape of logits,")
     keep = checks.as_mask("where", True if where is None else where, x.shape)
     w = row_weights(weights, keep, x.dtype)
+    keep &= (w != 0) | (~jnp.isnan(x) & (y >= 0) & (y <= 1))
+    w = jnp.where(keep, w, 0.0)
     x, y = jnp.where(keep, x, 0.0), jnp.where(keep, y, 0.0)
     checks.check_no_nan("logits", x)
     is_probability = (y >= 0) & (y <= 1)

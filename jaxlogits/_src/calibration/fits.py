@@ -217,6 +217,8 @@ def fit_platt(
     checks.require_shape("labels", y, s.shape, "the shape of scores,")
     keep = checks.as_mask("where", True if where is None else where, s.shape)
     weight = row_weights(weights, keep, s.dtype)
+    keep &= (weight != 0) | (jnp.isfinite(s) & (y >= 0) & (y <= 1))
+    weight = jnp.where(keep, weight, 0.0)
     s, y = jnp.where(keep, s, 0.0), jnp.where(keep, y, 0.0)
     checks.check_values("scores must be finite", s, jnp.isfinite(s))
     is_probability = (y >= 0) & (y <= 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from jaxlogits._src.base import checks
-from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, widen
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, wide_dtype, widen
 from jaxlogits._src.rows.rows import rows_of
 from jaxlogits._src.rows.softmax import first_max, label_mask, softmax_complement_rows, softmax_rows
 from jaxlogits._src.rows.targets import label_rows
@@ -28,16 +29,24 @@ def labelled_rows(
     where: ArrayLike | None,
     weights: ArrayLike | None,
 ) -> Labelled:
-    """Check the arguments; ``where`` masks rows, of which nothing leaks."""
+    """Check the arguments; ``where`` masks rows, of which nothing leaks.
+
+    Nor does anything of a bad row of weight 0; a good one has its derivative in the weight.
+    """
     array = checks.as_floating("logits", logits)
     axes = checks.normalize_axes(array, axis)
     lead = tuple(n for i, n in enumerate(array.shape) if i not in axes)
     keep = checks.as_mask("where", True if where is None else where, lead)
+    weight = row_weights(weights, keep, wide_dtype(array))
+    index = checks.as_integer("labels", labels)
+    valid = (index >= 0) & (index < math.prod(array.shape[d] for d in axes))
+    sound = jnp.isfinite(jnp.max(array, axes, initial=-jnp.inf))
+    keep &= (weight != 0) | (sound & valid if index.shape == lead else sound)
     classes = jnp.broadcast_to(jnp.expand_dims(keep, axes), array.shape)
     rows = rows_of(array, axis, classes, None)
     indices, last = label_rows(rows, labels), rows.z.shape[-1] - 1
-    bad = keep & ((indices < 0) | (indices > last))
-    weight = jnp.where(bad, jnp.nan, row_weights(weights, keep, rows.z.dtype))
+    bad = (indices < 0) | (indices > last)
+    weight = jnp.where(keep, jnp.where(bad, jnp.nan, weight), 0.0)
     flat = (jnp.clip(indices, 0, last).reshape(-1), weight.reshape(-1))
     return Labelled(rows.z.reshape(-1, last + 1), *flat)
 

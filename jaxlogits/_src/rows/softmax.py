@@ -195,8 +195,9 @@ def _mean_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
 
 
 def softmax_or_zeros(z: Array, axis_name: AxisName) -> Array:
-    """Softmax over the last axis, 0 in a row of -inf."""
-    return jnp.where(row_max(z, axis_name) == -jnp.inf, 0.0, softmax_rows(z, axis_name))
+    """Softmax over the last axis, 0 in a row of -inf, and so are its derivatives of any order."""
+    empty = row_max(z, axis_name) == -jnp.inf
+    return jnp.where(empty, 0.0, softmax_rows(jnp.where(empty, 0.0, z), axis_name))
 
 
 derivatives(logsumexp_rows, lambda dz, _, z, axis_name: _mean_tangent(z, dz, axis_name))

@@ -16,7 +16,8 @@ from jaxlogits._src.rows.softmax import label_mask
 
 def label_rows(rows: Rows, labels: ArrayLike, dense: str = "") -> Array:
     """Integer labels, one for each row; ``dense`` is the function for targets of each class."""
-    is_dense = dense and jnp.shape(labels) == rows.like.shape
+    labels = checks.as_array("labels", labels)
+    is_dense = dense and labels.shape == rows.like.shape
     with _hint(f"; {dense} takes a target for each class" if is_dense else ""):
         array = checks.as_integer("labels", labels)
         shape = _shape_of_rows(rows)
