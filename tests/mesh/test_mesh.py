@@ -568,6 +568,9 @@ def test_explicit_mesh() -> None:
         (jl.entmax, (z,), {"alpha": SHARE + 1.0}),
         (jl.keep_top_p, (z, 0.5), {}),
         (jax.vmap(jl.softmax), (z,), {}),
+        (jl.sigmoid_entropy, (z,), {}),
+        (jl.sigmoid_kl_divergence, (z, other), {}),
+        (jl.logitexp, (-jnp.abs(z) - 0.5,), {}),
     ]
     for fn, args, options in cases:
 

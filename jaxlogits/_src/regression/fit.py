@@ -261,7 +261,9 @@ def _fit(
     # the step between them stays a change of 1 in the log-odds, until the Hessian is singular.
     moved = num_moved(design, minimum.last.reshape(num_outputs, num_features)) > 0
     free = minimum.converged & (minimum.last @ product(hessian, minimum.last) <= length.coarse**2)
-    separated = moved & (singular | free) & (not firth)
+    # Or until it is for the search, by a hair that rounding may put on either side.
+    stuck = ~minimum.converged & (minimum.steps < max_steps)
+    separated = moved & (singular | free | stuck) & (not firth)
     constant, has_intercept = constant_of(design)
     without, priors = null_model(row_terms, problem, minimum.point, constant, unit)
     fit = LogisticFit(
