@@ -75,9 +75,10 @@ def unless_zero(distance: Array, values: Array, row: Array) -> Array:
 
     A minimum with the distance, brought to 1 or more where it is a normal number: another such. By
     a number of the ``row``, ``[..., 1]``, as XLA:CPU would make an array of one for several loops.
+    The derivative is that of the values, or 0.
     """
     most = jnp.where(jnp.isnan(row), jnp.nan, 1.0 / float(jnp.finfo(values.dtype).tiny))
-    return jnp.minimum(values, distance * most.astype(values.dtype))
+    return jnp.minimum(values, lax.stop_gradient(distance * most.astype(values.dtype)))
 
 
 def is_positive(x: Array) -> Array:

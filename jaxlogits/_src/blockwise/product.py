@@ -43,9 +43,11 @@ def product_of(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Arr
             least = hidden.dtype if is_bfloat16 else dtype
             dz = dz + dot(dhidden, kernel, (1, 0), least).astype(dtype)
         if not is_symbolic_zero(dkernel):
+            # Apart, as older XLA:CPU takes 1.6 times as long to transpose within the product.
+            rows = xla.apart(hidden.T).astype(dtype)
             rounded = is_bfloat16 and precision is None
             algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if rounded else precision
-            dz = dz + dot(hidden.astype(dtype), dkernel.astype(dtype), (1, 0), precision=algorithm)
+            dz = dz + dot(rows, dkernel.astype(dtype), (0, 0), precision=algorithm)
         if is_bfloat16:
             dz = xla.one_array(dz)  # of the logits' derivative, for both products
         return z, dz
