@@ -9,27 +9,26 @@ import fuzz_heads
 import pytest
 
 
+def failures(name: str, settings: int) -> list[str]:
+    """Of one program of the function, by turns of what it is compiled for."""
+    setting = zlib.crc32(name.encode()) % settings
+    seeds = [setting + settings * i for i in range(5)]
+    return [failure for seed in seeds for failure in fuzz.check(name, seed)]
+
+
 @pytest.mark.newest
 @pytest.mark.parametrize("name", fuzz.BY_NAME)
 def test_some_rows(name: str) -> None:
-    """One program of each function, by turns of what it is compiled for."""
-    setting = zlib.crc32(name.encode()) % len(fuzz.SETTINGS)
-    seeds = [setting + len(fuzz.SETTINGS) * i for i in range(5)]
-    assert [failure for seed in seeds for failure in fuzz.check(name, seed)] == []
+    assert failures(name, len(fuzz.SETTINGS)) == []
 
 
 @pytest.mark.newest
 @pytest.mark.parametrize("name", fuzz_fits.TARGETS)
 def test_some_fits(name: str) -> None:
-    """One program of each function."""
-    setting = zlib.crc32(name.encode()) % len(fuzz_fits.SETTINGS)
-    seeds = [setting + len(fuzz_fits.SETTINGS) * i for i in range(5)]
-    assert [failure for seed in seeds for failure in fuzz.check(name, seed)] == []
+    assert failures(name, len(fuzz_fits.SETTINGS)) == []
 
 
 @pytest.mark.newest
 @pytest.mark.parametrize("name", fuzz_heads.TARGETS)
 def test_some_calls(name: str) -> None:
-    setting = zlib.crc32(name.encode()) % len(fuzz_calls.SETTINGS)
-    seeds = [setting + len(fuzz_calls.SETTINGS) * i for i in range(5)]
-    assert [failure for seed in seeds for failure in fuzz.check(name, seed)] == []
+    assert failures(name, len(fuzz_calls.SETTINGS)) == []

@@ -8,19 +8,28 @@ classes. Without it these are the plain reductions.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName, widen
 from jaxlogits._src.base.varying import axis_names, varying_axes
 
+T = TypeVar("T")
+
 # Reductions over the classes, the last axis, which is kept as 1.
 
 
 def row_sum(x: Array, axis_name: AxisName) -> Array:
     """The sum over a row's classes."""
-    total = jnp.sum(x, axis=-1, keepdims=True)
-    return total if axis_name is None else lax.psum(total, axis_name)
+    return of_all_devices(jnp.sum(x, axis=-1, keepdims=True), axis_name)
+
+
+def of_all_devices(sums: T, axis_name: AxisName) -> T:
+    """Sums over each device's classes, added up, several at a time."""
+    total: T = sums if axis_name is None else lax.psum(sums, axis_name)
+    return total
 
 
 def row_max(x: Array, axis_name: AxisName) -> Array:

@@ -17,7 +17,13 @@ from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, wide_dtype, widen
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import first_class, num_classes, row_max, row_sum
-from jaxlogits._src.rows.softmax import each_class, has_few_classes, label_mask, softmax_tangent
+from jaxlogits._src.rows.softmax import (
+    each_class,
+    finite,
+    has_few_classes,
+    label_mask,
+    softmax_tangent,
+)
 
 Pair = tuple[Array, Array]
 
@@ -118,10 +124,11 @@ def _max_and_others(logits: Array, label: Array) -> Pair:
         both = _reduce_short_row(logits, label)
         return xla.apart(both) if logits.dtype.itemsize < 4 else both
     pieces = _pieces(logits)
-    in_pieces = functools.partial(_reduce_pieces, pieces=pieces) if pieces > 1 else _reduce_row
-    both = xla.by_device(logits, label, cpu=in_pieces, default=_reduce_row)
-    largest, others = xla.apart(both)
-    return largest, others
+    if pieces == 1:
+        return xla.apart(_reduce_row(logits, label))
+    in_pieces = functools.partial(_reduce_pieces, pieces=pieces)
+    of_pieces: Pair = xla.by_device(logits, label, cpu=in_pieces, default=_reduce_row)
+    return xla.apart(of_pieces)
 
 
 def _reduce_short_row(logits: Array, label: Array) -> Pair:
@@ -154,8 +161,7 @@ def _reduce_pieces(logits: Array, label: Array, *, pieces: int) -> Pair:
 
 def _exp_below(logits: Array, largest: Array) -> Array:
     """exp(z - largest), 1 at an infinite maximum and 0 in a row of -inf."""
-    greatest = float(jnp.finfo(largest.dtype).max)
-    top = jnp.clip(largest, -greatest, greatest)
+    top = finite(largest)
     return jnp.exp(jnp.minimum(widen(logits), top) - top)
 
 

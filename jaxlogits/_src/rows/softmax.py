@@ -22,7 +22,13 @@ from jax import lax
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, widen
 from jaxlogits._src.base.rules import checkpointed, derivatives
-from jaxlogits._src.mesh.reductions import class_indices, row_first, row_max, row_sum
+from jaxlogits._src.mesh.reductions import (
+    class_indices,
+    of_all_devices,
+    row_first,
+    row_max,
+    row_sum,
+)
 
 
 class RowStats(NamedTuple):
@@ -39,14 +45,18 @@ def row_stats(z: Array, axis_name: AxisName) -> RowStats:
     """Two or three loops over the row, which write nothing; what isn't used costs nothing."""
     largest = row_max(z, axis_name)
     below, at_max = _sums(z, largest)
-    if axis_name is not None:
-        below, at_max = lax.psum((below, at_max), axis_name)
+    below, at_max = of_all_devices((below, at_max), axis_name)
     ties = lax.round(at_max)
     rest = below + (ties - 1.0)
     two_inf = (largest == jnp.inf) & (rest > 0)
-    gaps = jnp.where(z == largest, 0.0, largest - z)  # inf - inf at an infinite maximum
     rest = jnp.where(two_inf, jnp.nan, rest)
+    gaps = gaps_of(z, largest)
     return RowStats(largest, gaps, jnp.exp(-gaps), rest, ties)
+
+
+def gaps_of(z: Array, largest: Array) -> Array:
+    """max - z, 0 at an infinite maximum too."""
+    return jnp.where(z == largest, 0.0, largest - z)
 
 
 def _sums(z: Array, largest: Array) -> tuple[Array, Array]:

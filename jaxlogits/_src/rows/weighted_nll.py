@@ -12,16 +12,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName
 from jaxlogits._src.base.rules import checkpointed, derivatives, product, times, weigh
-from jaxlogits._src.mesh.reductions import row_any, row_sum
+from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_sum
 from jaxlogits._src.rows.softmax import (
     each_class,
     finite,
     finite_gaps,
+    gaps_of,
     has_few_classes,
     log_softmax_rows,
     log_softmax_tangent,
@@ -55,9 +55,7 @@ def _weighted_nll_and_sums(
 ) -> tuple[Array, WeightedSums]:
     """The loss, and what its derivatives take from the rows, which counts as constants."""
     stats = row_stats(z, axis_name)
-    gaps, total = _weighted_gaps(z, stats.largest, weights)
-    if axis_name is not None:
-        gaps, total = lax.psum((gaps, total), axis_name)
+    gaps, total = of_all_devices(_weighted_gaps(z, stats.largest, weights), axis_name)
     impossible = jnp.where(stats.largest == jnp.inf, z < jnp.inf, z == -jnp.inf)
     for sign in (1.0, -1.0):  # without a product, as 0 * inf is 0 here
         infinite = row_any(impossible & (sign * weights > 0), axis_name)
@@ -96,9 +94,8 @@ def _weighted_nll_gradient(
     z: Array, sums: WeightedSums, weights: Array, axis_name: AxisName
 ) -> Array:
     """sum(c) p - c; at a sole maximum (sum(c) - c) p - c (1 - p), as p may be close to 1."""
-    gaps = jnp.where(z == sums.largest, 0.0, sums.largest - z)  # inf - inf
     scale = 1.0 / (1.0 + sums.rest)
-    p = jnp.exp(-gaps) * scale
+    p = jnp.exp(-gaps_of(z, sums.largest)) * scale
     is_below = xla.is_positive(finite_gaps(z, sums.largest))
     of_others = xla.apart(row_sum(weights * is_below, axis_name))
     at_max = of_others * p - weights * (sums.rest * scale)
