@@ -1,5 +1,6 @@
 """The blockwise transforms against the plain function: every transform, every edge, every dtype."""
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -626,6 +627,38 @@ def seen_rows(features: int, classes: int, rows: int, **options: Any) -> int:
 )
 def test_default_block_size(features: int, classes: int, rows: int, expected: int) -> None:
     assert seen_rows(features, classes, rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "features", "classes", "rows", "expected"),
+    [
+        ("TPU v5 lite", 1024, 32000, 8192, 1024),  # as many as hide the gradient's traffic
+        ("NVIDIA H100 80GB HBM3", 1024, 32000, 8192, 1024),
+        ("TPU v5 lite", 8192, 65536, 16384, 2048),  # more where the params are large
+        ("TPU v5 lite", 256, 65536, 8192, 512),  # the logits as large as params and gradients
+        ("TPU v5 lite", 64, 65536, 4096, 256),
+        ("TPU v5 lite", 1024, 32000, 600, 600),
+        ("TPU v6 lite", 4096, 32000, 32768, 4096),
+        ("TPU v6 lite", 4096, 32000, 8192, 2048),  # a quarter of the rows
+        ("TPU v6 lite", 4096, 32000, 2048, 2048),  # half as large as the params, as anywhere
+        ("TPU v6 lite", 1024, 32000, 2048, 1024),
+        ("cpu", 1024, 32000, 8192, 512),
+    ],
+)
+def test_default_block_size_on_a_device(
+    kind: str, features: int, classes: int, rows: int, expected: int
+) -> None:
+    fields = inspect.signature(jax.sharding.AbstractDevice).parameters
+    device = jax.sharding.AbstractDevice(**{**dict.fromkeys(fields), "device_kind": kind})
+    mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert seen_rows(features, classes, rows) == expected
+
+
+def test_the_default_device_may_be_chosen() -> None:
+    for device in ("cpu", jax.devices("cpu")[-1]):
+        with jax.default_device(device):
+            assert seen_rows(1024, 32000, 4096) == 512
 
 
 def test_block_size_overrides_the_default() -> None:

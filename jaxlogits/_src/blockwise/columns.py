@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
+from jaxlogits._src.blockwise.block_size import rows_that_fit
 from jaxlogits._src.blockwise.linear_layer import (
     Head,
     PerRow,
@@ -19,7 +20,6 @@ from jaxlogits._src.blockwise.linear_layer import (
     map_rows,
     spoiled_where_used,
 )
-from jaxlogits._src.blockwise.plan import rows_that_fit
 from jaxlogits._src.losses.supports import are_no_indices, kept_indices, log_probs_among
 from jaxlogits._src.mesh.reductions import first_class, num_classes
 

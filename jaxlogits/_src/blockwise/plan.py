@@ -8,8 +8,9 @@ strided ones.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxlogits._src.base.checks import describe
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.varying import vary, varying_axes
+from jaxlogits._src.blockwise.block_size import default_block_size
 
 Leaves = list[Array]
 
@@ -87,81 +89,23 @@ def leading_shape(rows: Any, row_ndim: int) -> tuple[int, ...]:
     return lead
 
 
-# The size of a block. It costs memory in proportion to its rows, and time once per block: the
-# params are read, their gradients read and written. Where the largest array of a block takes half
-# as many bytes as the params, neither outweighs the other by much. Below 256 rows matrix products
-# slow down, above 2048 they gain nothing, and a block under 32 MiB isn't worth cutting.
-# docs/blockwise.md has the figures.
-_SMALL_BLOCK_BYTES = 2**25
-_FEWEST_ROWS = 256
-_MOST_ROWS = 2048
-_PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
-
-
 def make_plan(
     fn: Callable[..., Any], params: Any, rows: Any, block_size: int | None, row_ndim: int = 1
 ) -> Plan:
     """At most ``block_size`` rows in a block, evened out so that there is little padding."""
-    num_rows = math.prod(leading_shape(rows, row_ndim))
+    num_rows: Any = math.prod(leading_shape(rows, row_ndim))
     mesh = jax.sharding.get_abstract_mesh()
     axis = 0 if mesh.manual_axes and not mesh.auto_axes else 1
-    is_known = isinstance(num_rows, int)
-    if block_size is None and is_known and num_rows <= _FEWEST_ROWS:
-        size = _FEWEST_ROWS  # never fewer, whatever they hold
-    elif block_size is None:
-        size = _default_block_size(fn, params, rows, row_ndim)
-    else:
-        size = block_size
-    if not is_known:  # symbolic: nothing to even out
-        size = min(size, _MOST_ROWS) if block_size is None else size
+    size = block_size
+    if size is None:
+        types_of = functools.partial(block_types, rows, row_ndim=row_ndim)
+        size = default_block_size(fn, params, rows, num_rows, types_of)
+    if not isinstance(num_rows, int):  # symbolic: nothing to even out
         return Plan(num_rows, size, (num_rows + size - 1) // size, axis)
     if num_rows == 0:
         return Plan(0, 1, 0, axis)
     num_blocks = -(-num_rows // size)
     return Plan(num_rows, -(-num_rows // num_blocks), num_blocks, axis)
-
-
-def _default_block_size(fn: Callable[..., Any], params: Any, rows: Any, row_ndim: int) -> int:
-    """Rows in a block, from the bytes of the params and of the largest array per row in ``fn``."""
-    leaves = jax.tree.leaves(params)
-    probe = probe_rows([*leaves, *jax.tree.leaves(rows)])
-    closed = jax.make_jaxpr(fn)(params, *block_types(rows, probe, row_ndim))
-    per_row = [_bytes(t) / probe for t in _result_types(closed) if _grows(t, probe)]
-    row_bytes = max([1, *per_row])
-    balanced = sum(map(_bytes, [*leaves, *closed.consts])) / (2 * row_bytes)
-    balanced = min(max(balanced, _FEWEST_ROWS), _MOST_ROWS)
-    return int(max(balanced, _SMALL_BLOCK_BYTES / row_bytes))
-
-
-def rows_that_fit(params: Any, one_row: Any) -> int:
-    """Rows in a block of which each has an array like ``one_row``, and which may be few."""
-    balanced = sum(map(_bytes, jax.tree.leaves(params))) // 2
-    return max(1, max(balanced, _SMALL_BLOCK_BYTES) // max(1, _bytes(one_row)))
-
-
-def probe_rows(arrays: list[Any]) -> int:
-    """A number of rows that divides no dimension, so that it tells which arrays grow with them."""
-    known = {d for array in arrays for d in array.shape if isinstance(d, int)}
-    return next((p for p in _PROBES if all(d % p for d in known)), 1)
-
-
-def _result_types(jaxpr: Any) -> Iterator[Any]:
-    """The types of everything that a jaxpr computes, inner jaxprs included."""
-    for eqn in jaxpr.eqns:
-        yield from (var.aval for var in eqn.outvars if hasattr(var.aval, "shape"))
-        for param in eqn.params.values():
-            for inner in param if isinstance(param, tuple | list) else [param]:
-                if hasattr(inner, "eqns"):
-                    yield from _result_types(inner)
-
-
-def _grows(array_type: Any, num_rows: int) -> bool:
-    return any(d % num_rows == 0 for d in array_type.shape)
-
-
-def _bytes(array: Any) -> int:
-    known = (d for d in array.shape if isinstance(d, int))
-    return math.prod(known) * int(array.dtype.itemsize)
 
 
 def block_types(rows: Any, block_size: int, row_ndim: int = 1) -> Any:

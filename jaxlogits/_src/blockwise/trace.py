@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlogits._src.base.checks import describe
+from jaxlogits._src.blockwise.block_size import probe_rows
 from jaxlogits._src.blockwise.draws import DRAWS, draws_without_rows
 from jaxlogits._src.blockwise.kept import Trace
-from jaxlogits._src.blockwise.plan import Leaves, Plan, block_types, probe_rows
+from jaxlogits._src.blockwise.plan import Leaves, Plan, block_types
 
 _CURE = "call eval() on a module, give each row its own key, or keep the state outside"
 
