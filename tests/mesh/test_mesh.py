@@ -539,6 +539,32 @@ def test_classes_that_the_compiler_splits_are_not_gathered(num_classes: int) -> 
     assert set(found) == {"all-reduce"}
 
 
+@pytest.mark.parametrize(
+    ("name", "operands", "value", "gradient"),
+    [
+        ("logsumexp", 1, 2, 2),
+        ("softmax_cross_entropy", 2, 3, 4),
+        ("softmax_kl_divergence", 2, 4, 6),
+    ],
+)
+def test_collectives_of_split_classes(name: str, operands: int, value: int, gradient: int) -> None:
+    def total(*args: Array) -> Array:
+        return getattr(jl, name)(*args, axis_name="model").sum()
+
+    split = P(None, "model")
+    specs = (split,) * operands
+    args = [jax.ShapeDtypeStruct((16, 256), jnp.float32)] * operands
+    mapped = functools.partial(jax.shard_map, mesh=mesh_of(model=8), in_specs=specs)
+    step = jax.value_and_grad(total)
+    for program, most in [
+        (mapped(total, out_specs=P()), value),
+        (mapped(step, out_specs=(P(), split)), gradient),
+    ]:
+        found = sent(program, *args)
+        assert set(found) == {"all-reduce"}
+        assert found["all-reduce"] <= most
+
+
 def split_over(mesh: jax.sharding.Mesh, *names: str | None) -> NamedSharding:
     return NamedSharding(mesh, P(*names))
 

@@ -19,8 +19,9 @@ from jaxlogits._src.base.varying import vary, varying_axes
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.entropy import cross_entropy_rows, entropy_rows, tempered_rows
+from jaxlogits._src.rows.kl import kl_rows
 from jaxlogits._src.rows.mixtures import js_rows
-from jaxlogits._src.rows.pairs import kl_rows, prob_difference_rows
+from jaxlogits._src.rows.pairs import prob_difference_rows
 from jaxlogits._src.rows.rows import Rows, reduced, rows_of
 
 

@@ -15,6 +15,7 @@ from jaxlogits._src.base.rules import checkpointed, derivatives, times
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.pairs import (
     centred_rows,
+    classes_of,
     compare,
     contract,
     is_empty,
@@ -82,7 +83,7 @@ def _kl_to_mixture_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _log_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     """log(p / m), from r = log(q / p) as -log(w + (1 - w) exp(r))."""
-    rows = compare(a, b, axis_name)
+    rows = classes_of(a, b, compare(a, b, axis_name))
     r = rows.log_ratio
     near = -jnp.log1p((1.0 - w) * jnp.expm1(jnp.minimum(r, 1.0)))
     tiny = float(jnp.finfo(r.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Two rows of logits side by side: their softmaxes' difference, divergence and derivatives.
+"""Two rows of logits side by side: how their softmaxes differ, and by how much.
 
 ``a`` and ``b`` are rows ``[..., K]`` as ``rows`` makes them, ``p`` and ``q`` their softmaxes.
 Nearly equal rows are where the formulas in terms of log p and log q lose everything: a divergence
@@ -9,20 +9,24 @@ negative, taken of log(q / p), which is computed from the difference of the logi
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName
 from jaxlogits._src.base.exp_log import exp_bend
-from jaxlogits._src.base.rules import checkpointed, derivatives
-from jaxlogits._src.mesh.reductions import row_any, row_max, row_sum
+from jaxlogits._src.base.rules import derivatives
+from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_max, row_sum
 from jaxlogits._src.rows.softmax import (
     centred,
-    first_max,
-    row_stats,
+    each_class,
+    finite_gaps,
+    gaps_of,
+    has_few_classes,
     softmax_rows,
     softmax_tangent,
     without_inf,
@@ -31,22 +35,182 @@ from jaxlogits._src.rows.softmax import (
 Pair = tuple[Array, Array]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def kl_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
-    """KL(p || q) of each row; NaN where a row is -inf alone."""
-    return jnp.where(is_empty(a, b, axis_name), jnp.nan, compare(a, b, axis_name).kl)[..., 0]
+class Numbers(NamedTuple):
+    """What is known of a pair of rows; ``[..., 1]`` each. With it a loop makes the rest again."""
+
+    largest: Pair  # of a and of b
+    total: Pair  # the sums of exp(z - largest)
+    mean: Array  # of b - a under p, where both are taken below their maxima
+    kl: Array  # KL(p || q); NaN where one of the rows has no softmax
 
 
-@checkpointed
-def _kl_by_a(da: Array, _: Array, a: Array, b: Array, axis_name: AxisName) -> Array:
-    of_p = centred_rows(a, log_ratio_rows(a, b, axis_name), axis_name)
-    return -contract(softmax_rows(a, axis_name), whole(of_p), da, axis_name)
+class Classes(NamedTuple):
+    """What is known of the classes of a pair of rows; ``[..., K]`` each."""
+
+    p: Array
+    q: Array
+    shared: Array  # the classes that are -inf in neither
+    log_ratio: Array  # log(q / p) where it is shared, else 0
 
 
-@checkpointed
-def _kl_by_b(db: Array, _: Array, a: Array, b: Array, axis_name: AxisName) -> Array:
-    difference = prob_difference_rows(a, b, axis_name)
-    return contract(softmax_rows(a, axis_name), difference, db, axis_name)
+# What the exponentials of both rows say about each other.
+
+
+def compare(a: Array, b: Array, axis_name: AxisName) -> Numbers:
+    """KL(p || q), from the differences c = b - a less their mean under p.
+
+    With that mean taken off, the mean of exp(c) is exp(KL), and sum_k p_k phi(c_k) = exp(KL) - 1
+    for phi(c) = exp(c) - 1 - c. An error of the mean counts only squared, as phi is flat at 0.
+    """
+    largest = row_max(a, axis_name), row_max(b, axis_name)
+    totals = _total(a, largest[0]), _total(b, largest[1])
+    totals = of_all_devices(totals, axis_name)
+    total: Pair = xla.apart(jax.tree.map(_or_nan, totals, largest))
+    weighed = sum_over(_weighed, a, b, largest, total[0], axis_name=axis_name)
+    half = float(jnp.finfo(weighed.dtype).max) / 2.0
+    mean = jnp.clip(weighed, -half, half)
+    excess = sum_over(_excess, a, b, largest, total[0], mean, axis_name=axis_name)
+    # The textbook's sum, right where the result is not small.
+    direct = jnp.log(total[1]) - jnp.log(total[0]) - weighed
+    kl = jnp.where((excess > -0.5) & (direct < 9.0), jnp.log1p(excess), direct)
+    return Numbers(
+        largest, total, mean, jnp.where((excess == jnp.inf) & ~jnp.isnan(kl), jnp.inf, kl)
+    )
+
+
+def _weighed(a: Array, b: Array, largest: Pair, total: Array) -> Array:
+    """p_k times the difference of the logits."""
+    return (_EIGHT * probs(a, largest[0], total)) * _differences(a, b, largest)[1]
+
+
+def _excess(a: Array, b: Array, largest: Pair, total: Array, mean: Array) -> Array:
+    """p_k phi(c_k), and inf at a class that q doesn't have, but p."""
+    p, (shared, c) = probs(a, largest[0], total), _centred(a, b, largest, mean)
+    # q, in proportion to p exp(c); not needed where the sum is large.
+    q = probs(b, largest[1], total) * jnp.exp(jnp.minimum(-mean, 40.0))
+    terms = jnp.where(shared & (jnp.abs(c) <= 2.0), p * (c * c * exp_bend(c)), q - p * (1.0 + c))
+    missed = (_eighths(a, largest[0]) > -jnp.inf) & (_eighths(b, largest[1]) == -jnp.inf)
+    return jnp.where(missed, jnp.inf, terms)
+
+
+def classes_of(a: Array, b: Array, numbers: Numbers) -> Classes:
+    """p, q and log(q / p), class by class."""
+    largest, total, mean, kl = numbers
+    shared, c = _centred(a, b, largest, mean)
+    far = whole(_differences(a, b, largest)[1])
+    # Where c is large it is a difference of large numbers, which log(q / p) need not be; and the
+    # mean says nothing of classes that q doesn't have, which may be all that p has.
+    near = (jnp.abs(c) <= 2.0) & (kl <= 1.0)
+    ratio = jnp.where(near, c - kl, far - (jnp.log(total[1]) - jnp.log(total[0])))
+    p, q = probs(a, largest[0], total[0]), probs(b, largest[1], total[1])
+    return Classes(p, q, shared, jnp.where(shared, ratio, 0.0))
+
+
+def weighed_rows(a: Array, b: Array, numbers: Numbers) -> Pair:
+    """p, and eighths of p (b - a), less a constant times p."""
+    largest, total, mean, _ = numbers
+    p = probs(a, largest[0], total[0])
+    return p, p * _differences(a, b, largest, mean)[1]
+
+
+def prob_difference(a: Array, b: Array, numbers: Numbers) -> Array:
+    """q - p, class by class, with all digits where the two are nearly equal."""
+    p, q, shared, log_ratio = classes_of(a, b, numbers)
+    close = (numbers.kl <= 1.0) | (numbers.kl == jnp.inf)
+    near = shared & close & (jnp.abs(log_ratio) <= 1.0)
+    difference = jnp.where(near, p * jnp.expm1(log_ratio), q - p)
+    return jnp.where(jnp.isnan(numbers.kl), jnp.nan, difference)
+
+
+def sum_over(fn: Callable[..., Array], *args: Any, axis_name: AxisName) -> Array:
+    """The sum over a row's classes of what ``fn`` makes of them, in a loop of its own.
+
+    On a CPU it is written once, because a sum's own loop is slow where there are selects.
+    """
+    return row_sum(xla.one_array(fn(*xla.apart(args))), axis_name)
+
+
+def _total(z: Array, largest: Array) -> Array:
+    """The sum of exp(z - max) over the classes that this device has."""
+    if has_few_classes(z):
+        exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(z)]
+        return functools.reduce(jnp.add, exps)
+    return row_sum(jnp.exp(-finite_gaps(*xla.apart((z, largest)))), None)
+
+
+def probs(z: Array, largest: Array, total: Array) -> Array:
+    """The softmax of one of the rows."""
+    return jnp.exp(-gaps_of(z, largest)) / total
+
+
+def _or_nan(total: Array, largest: Array) -> Array:
+    """NaN for a row that has no softmax: it is -inf alone, or has two +inf."""
+    none = (largest == -jnp.inf) | ((largest == jnp.inf) & (total > 1.0))
+    return jnp.where(none, jnp.nan, total)
+
+
+def _eighths(z: Array, largest: Array) -> Array:
+    """Eighths of logits: beside +inf, which is 0, all others are impossible."""
+    sole = jnp.where(z == largest, 0.0, -jnp.inf)
+    return jnp.where(largest == jnp.inf, sole, z / _EIGHT)
+
+
+def _centred(a: Array, b: Array, largest: Pair, mean: Array) -> Pair:
+    """The classes that are -inf in neither, and b - a there, less its mean."""
+    shared, eighths = _differences(a, b, largest, mean)
+    return shared, whole(eighths) - jnp.where(_is_large(mean), 0.0, mean)
+
+
+def _differences(a: Array, b: Array, largest: Pair, mean: Array | None = None) -> Pair:
+    """The classes that are -inf in neither, and eighths of b - a there, both below their maxima.
+
+    Less a mean if it is large. What b - a loses to rounding, which counts if there is a shift, is
+    added after that is gone.
+    """
+    x, y = _eighths(a, largest[0]), _eighths(b, largest[1])
+    top_x, top_y = (jnp.where(jnp.isinf(top), 0.0, top / _EIGHT) for top in largest)
+    shared = (x != -jnp.inf) & (y != -jnp.inf)
+    high, low = _exact_sum(jnp.where(shared, y, 0.0), -jnp.where(shared, x, 0.0))
+    shift, lost = _exact_sum(top_y, -top_x)
+    if mean is not None:
+        shift, more = _exact_sum(shift, jnp.where(_is_large(mean), mean / _EIGHT, 0.0))
+        lost = lost + more
+    return shared, jnp.where(shared, (high - shift) + (low - lost), 0.0)
+
+
+def _is_large(mean: Array) -> Array:
+    """Whether a mean is taken off with the shift, where an eighth of it isn't 0 by rounding."""
+    return jnp.abs(mean) >= 1.0
+
+
+def _exact_sum(x: Array, y: Array) -> Pair:
+    """x + y as a sum of two numbers, the second of which is what the first loses to rounding."""
+    total = x + y
+    of_y = total - x
+    return total, (x - (total - of_y)) + (y - of_y)
+
+
+def is_empty(a: Array, b: Array, axis_name: AxisName) -> Array:
+    """Which rows are -inf alone, in either."""
+    largest = jnp.minimum(row_max(a, axis_name), row_max(b, axis_name))
+    return largest == -jnp.inf
+
+
+_EIGHT = 8.0
+
+
+def whole(eighths: Array) -> Array:
+    """Eight times a number, or the largest one."""
+    limit = float(jnp.finfo(eighths.dtype).max) / _EIGHT
+    return _EIGHT * jnp.clip(eighths, -limit, limit)
+
+
+def below_max(z: Array, axis_name: AxisName) -> Array:
+    """Eighths of z - max(z): of log probabilities up to a constant for each row."""
+    return z / _EIGHT - lax.stop_gradient(row_max(z, axis_name)) / _EIGHT
+
+
+# Derivatives: inner products with gradients that sum to 0.
 
 
 def contract(p: Array, gradient: Array, tangent: Array, axis_name: AxisName) -> Array:
@@ -63,13 +227,9 @@ def contract(p: Array, gradient: Array, tangent: Array, axis_name: AxisName) -> 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def prob_difference_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
     """q - p, with all digits where the two are nearly equal."""
-    rows = compare(a, b, axis_name)
-    near = rows.shared & (jnp.abs(rows.log_mean) <= 1.0) & (jnp.abs(rows.log_ratio) <= 1.0)
-    difference = jnp.where(near, rows.p * jnp.expm1(rows.log_ratio), rows.q - rows.p)
-    return jnp.where(is_empty(a, b, axis_name), jnp.nan, difference)
+    return prob_difference(a, b, compare(a, b, axis_name))
 
 
-derivatives(kl_rows, _kl_by_a, _kl_by_b)
 derivatives(
     prob_difference_rows,
     lambda da, _, a, __, axis_name: -softmax_tangent(a, da, axis_name),
@@ -107,104 +267,18 @@ def unbounded(a: Array, c: Array, axis_name: AxisName) -> Array:
     return infinite & ~row_any(unknown, axis_name)
 
 
-def is_empty(a: Array, b: Array, axis_name: AxisName) -> Array:
-    """Which rows are -inf alone, in either."""
-    largest = jnp.minimum(row_max(a, axis_name), row_max(b, axis_name))
-    return largest == -jnp.inf
-
-
-# What the exponentials of both rows say about each other.
-
-
-class Comparison(NamedTuple):
-    """What both rows' exponentials say about each other."""
-
-    p: Array  # [..., K]
-    q: Array  # [..., K]
-    shared: Array  # [..., K], the classes that are -inf in neither
-    log_ratio: Array  # [..., K], log(q / p) where it is shared, else 0
-    log_mean: Array  # [..., 1], KL(p || q) over the classes that are shared
-    kl: Array  # [..., 1], KL(p || q)
-
-
-def compare(a: Array, b: Array, axis_name: AxisName) -> Comparison:
-    """KL(p || q) and log(q / p), from the differences c = b - a less their mean under p.
-
-    With that mean taken off, the mean of exp(c) is exp(KL), and sum_k p_k phi(c_k) = exp(KL) - 1.
-    An error of the mean counts only squared, as phi is flat where its argument is 0.
-    """
-    a, b = without_inf(a, axis_name), without_inf(b, axis_name)
-    of_a, of_b = row_stats(a, axis_name), row_stats(b, axis_name)
-    total_a, total_b = 1.0 + of_a.rest, 1.0 + of_b.rest
-    p, q = of_a.exps / total_a, of_b.exps / total_b
-    shared = (a != -jnp.inf) & (b != -jnp.inf)
-    moved = jnp.where(shared, below_max(b, axis_name) - below_max(a, axis_name), 0.0)
-    log_totals = jnp.log1p(of_b.rest) - jnp.log1p(of_a.rest)
-
-    # The textbook's sum, right where the result is not small.
-    eight_p = _EIGHT * p
-    shift = -row_sum(eight_p * moved, axis_name)
-    direct = shift + log_totals
-
-    half = float(jnp.finfo(p.dtype).max) / 2.0
-    eighths = jnp.where(shared, log_ratio_rows(a, b, axis_name), 0.0)
-    mean = jnp.clip(row_sum(eight_p * eighths, axis_name), -half, half)
-    c = jnp.clip(_EIGHT * eighths, -half, half) - mean
-    # q's exponentials, in proportion to p exp(c).
-    tilted = of_b.exps * (jnp.exp(jnp.minimum(shift, 80.0)) / total_a)
-    near = shared & (jnp.abs(c) <= 2.0)
-    terms = jnp.where(near, p * (c * c * exp_bend(c)), tilted - p * (1.0 + c))
-    excess = row_sum(terms, axis_name)
-    log_mean = jnp.where((excess > -0.5) & (direct < 9.0), jnp.log1p(excess), direct)
-    infinite = row_any((a > -jnp.inf) & (b == -jnp.inf), axis_name)
-    kl = jnp.where(infinite & ~jnp.isnan(log_mean), jnp.inf, log_mean)
-    # Where c is large it is a difference of large numbers, which log(q / p) need not be; and the
-    # mean says nothing of classes that q doesn't have, which may be all that p has.
-    fine = near & (log_mean <= 1.0) & ~infinite
-    ratio = jnp.where(fine, c - log_mean, whole(moved) - log_totals)
-    return Comparison(p, q, shared, jnp.where(shared, ratio, 0.0), log_mean, kl)
-
-
-_EIGHT = 8.0
-
-
-def whole(eighths: Array) -> Array:
-    """Eight times a number, or the largest one."""
-    limit = float(jnp.finfo(eighths.dtype).max) / _EIGHT
-    return _EIGHT * jnp.clip(eighths, -limit, limit)
-
-
-def below_max(z: Array, axis_name: AxisName) -> Array:
-    """Eighths of z - max(z): of log probabilities up to a constant for each row."""
-    return z / _EIGHT - lax.stop_gradient(row_max(z, axis_name)) / _EIGHT
-
-
-def _common_max(a: Array, b: Array, axis_name: AxisName) -> Array:
-    """One-hot mask of the class that both rows like best, where p * q is largest."""
-    return first_max(below_max(a, axis_name) + b / _EIGHT, axis_name)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def log_ratio_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
     """Eighths of log(q / p) up to a constant: of b - a, which is 0 for two rows apart by a shift.
 
-    The constant of each row is the difference at a class that both rows like. What b - a loses to
-    rounding, which counts if there is a shift, is added after that is taken off. Where one of them
-    is -inf the result is infinite, where both are it is 0.
+    Where one of them is -inf the result is infinite, where both are it is 0.
     """
-    a, b = without_inf(a, axis_name), without_inf(b, axis_name)
-    impossible_a, impossible_b = a == -jnp.inf, b == -jnp.inf
-    x, y = (jnp.where(impossible_a | impossible_b, 0.0, z / _EIGHT) for z in (a, b))
-    high = y - x
-    back = high - y
-    low = (y - (high - back)) - (x + back)
-    at_common = _common_max(a, b, axis_name)
-    common = row_sum(jnp.where(at_common, high, 0.0), axis_name)
-    common_low = row_sum(jnp.where(at_common, low, 0.0), axis_name)
-    ratio = (high - common) + (low - common_low)
-    ratio = jnp.where(impossible_b, -jnp.inf, jnp.where(impossible_a, jnp.inf, ratio))
-    ratio = jnp.where(impossible_a & impossible_b, 0.0, ratio)
-    return jnp.where(row_max(b, axis_name) == -jnp.inf, jnp.nan, ratio)
+    largest = row_max(a, axis_name), row_max(b, axis_name)
+    shared, ratio = _differences(a, b, largest)
+    alone = jnp.where(_eighths(b, largest[1]) == -jnp.inf, -jnp.inf, jnp.inf)
+    both = (_eighths(a, largest[0]) == -jnp.inf) & (_eighths(b, largest[1]) == -jnp.inf)
+    ratio = jnp.where(shared | both, ratio, alone)
+    return jnp.where(largest[1] == -jnp.inf, jnp.nan, ratio)
 
 
 # The constant's tangent is left out: whoever uses this takes the mean off.
