@@ -206,6 +206,34 @@ def test_logits_of_the_same_program(name: str, num_classes: int, dtype: Any) -> 
             assert np.all(abs(np.sum(g, axis=-1)) <= allowed), p.make.__name__
 
 
+BESIDE: dict[str, Callable[..., Any]] = {
+    "hidden": lambda x, z, y: jl.linear_softmax_cross_entropy(x, z[:20], y, reduction="none"),
+    "hidden in blocks": lambda x, z, y: jl.linear_log_probs(x, z[:20], y, block_size=4),
+    "bias": lambda x, z, y: jl.linear_log_probs(z, z.T[:, :16], y, bias=x[0, :16]),
+    "temperature": lambda x, z, _: jl.apply_temperature(z, x[:, 0]),
+    "temperature of a head": lambda x, z, y: jl.linear_log_probs(z, z.T, y, temperature=x[:, 0]),
+    "cap": lambda x, z, _: jl.soft_cap(z, x[:, 0]),
+    "priors": lambda x, z, _: jl.adjust_prior(z, x[0], x[1]),
+    "class weights": lambda x, z, y: cross_entropy(z, y, class_weights=x[0]),
+    "weights": lambda x, z, y: jl.brier_score(z, y, weights=x[:, 0]),
+    "targets": lambda x, z, _: jl.softmax_cross_entropy(z, x),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_half_precision_beside_float32(name: str) -> None:
+    """What isn't logits is rounded as its dtype says, too, before it meets wider numbers."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(20, 20)), jnp.float32)
+    x = jnp.asarray(rng.uniform(0.5, 2.0, size=(20, 20)), jnp.bfloat16)
+    labels = jnp.asarray(rng.integers(16, size=20), jnp.int32)
+    scale = jnp.asarray(0.25 + 2.0**-7, jnp.bfloat16)
+    got = jax.jit(lambda x: BESIDE[name](x * scale, logits, labels))(x)
+    want = BESIDE[name](x * scale, logits, labels)
+    # Of a sum in float32; without its rounding, x is 2^-9 of itself off.
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 def error(got: Any, want: Any) -> float:
     """The largest distance, in units of what a sum in float32 and one rounding of it may be off."""
     got_, want_ = np.asarray(got, float), np.asarray(want, float)

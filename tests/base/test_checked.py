@@ -25,6 +25,7 @@ T = jnp.ones([4, 3])
 X = jnp.zeros([4])
 KEEP = jnp.array([[True, True, False], [True] * 3, [True] * 3, [False] * 3])
 KEY = jax.random.key(0)
+H = jl.fit_logistic(np.array([[1, 0], [1, 1], [1, 2], [1, 3.0]], np.float32), Y == 1)
 
 
 # Under every transform.
@@ -286,6 +287,12 @@ VIOLATIONS: dict[str, Violation] = {
         "softmax_cross_entropy_with_teacher_logits: teacher_logits must have at most one +inf in a "
         "row, got 3 in row 1",
     ),
+    "recorded": (
+        lambda kept: jl.kept_log_probs(Z, Y, kept),
+        [[0, -1], [1, 2], [2, -1], [0, 0]],
+        [[0, -1], [1, 2], [2, -7], [0, 0]],
+        "kept_log_probs: kept must be in [-1, 3), got -7 in row 2",
+    ),
     "kept": (
         lambda z: jl.keep_top_k(z, 2),
         T.at[1].set(INF),
@@ -328,6 +335,24 @@ VIOLATIONS: dict[str, Violation] = {
         T.at[1, 1].set(NAN),
         "conformal_threshold: scores must not be NaN for a label, got nan in row 1",
     ),
+    "scores of a set": (
+        lambda s: jl.conformal_set(s, 0.5),
+        T.at[0, 1].set(INF),
+        T.at[1, 1].set(NAN),
+        "conformal_set: scores must not be NaN, got nan at (1, 1)",
+    ),
+    "threshold": (
+        lambda t: jl.conformal_set(Z, t),
+        [0.0, 1.0, INF],
+        [0.0, 1.0, NAN],
+        "conformal_set: threshold must not be NaN, got nan in row 2",
+    ),
+    "drafts": (
+        lambda c: jl.speculative_sample(KEY, c, Z[:3], Z),
+        [0, -1, 2],
+        [0, -1, 3],
+        "speculative_sample: draft_classes must be in [-1, 3), got 3 in row 2",
+    ),
     # Weights and frequencies.
     "class_weights": (
         lambda w: cross_entropy(Z, Y, class_weights=w),
@@ -341,6 +366,48 @@ VIOLATIONS: dict[str, Violation] = {
         [0.0, 1.0, 2.0, 1.0],
         [0.0, 1.0, NAN, 1.0],
         "brier_score: weights must be at least 0, got nan in row 2",
+    ),
+    "infinite weights": (
+        lambda w: jl.brier_score(Z, Y, weights=w),
+        [0.0, 1.0, 2.0, 1.0],
+        [0.0, 1.0, INF, 1.0],
+        "brier_score: weights must be finite, got inf in row 2",
+    ),
+    "weights of infinitely many rows": (
+        lambda w: jl.fit_logistic(Z[:, :1] + 1, Y == 0, weights=w),
+        [0.0, 1.0, 2.0, 1.0],
+        [0.0, 1.0, INF, 1.0],
+        "fit_logistic: weights must be finite, got inf in row 2",
+    ),
+    "trials": (
+        lambda n: jl.fit_logistic(Z[:, :1] + 1, T[:, 0], trials=n),
+        [2.0, 2.0, 2.0, 2.0],
+        [2.0, 2.0, NAN, 2.0],
+        "fit_logistic: trials must be at least 0, got nan in row 2",
+    ),
+    "offset": (
+        lambda c: jl.fit_logistic(Z[:, :1] + 1, Y == 0, offset=c),
+        [0.0, 1.0, 2.0, 1.0],
+        [0.0, 1.0, INF, 1.0],
+        "fit_logistic: offset must be finite, got inf in row 2",
+    ),
+    "offset of a prediction": (
+        lambda c: jl.predict_probs(H, T[:, :2], offset=c),
+        [0.0, 1.0, INF, 1.0],
+        [0.0, 1.0, NAN, 1.0],
+        "predict_probs: offset must not be NaN, got nan in row 2",
+    ),
+    "coefficients": (
+        lambda b: jl.predict_log_odds(H._replace(coefficients=b), T[:, :2]),
+        [0.0, 1.0],
+        [0.0, NAN],
+        "predict_log_odds: coefficients must not be NaN, got nan of feature 1",
+    ),
+    "features of a sandwich": (
+        lambda x: jl.robust_covariance(H, x, Y == 1),
+        [[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [1.0, 3.0]],
+        [[1.0, 0.0], [1.0, 1.0], [1.0, NAN], [1.0, 3.0]],
+        "robust_covariance: features must be finite, got nan in row 2",
     ),
     "weights of a regression": (
         lambda w: jl.fit_logistic(T[:, :1], Y == 1, weights=w),
@@ -403,7 +470,6 @@ def test_what_is_found_and_said(kind: str) -> None:
         checked(bad)
 
 
-H = jl.fit_logistic(np.array([[1, 0], [1, 1], [1, 2], [1, 3.0]], np.float32), Y == 1)
 RANGES: dict[str, tuple[Callable[..., Any], float]] = {
     "label_smoothing of softmax_cross_entropy": (
         lambda x: jl.softmax_cross_entropy(Z, T, label_smoothing=x),

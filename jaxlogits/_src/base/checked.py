@@ -131,6 +131,12 @@ def check_no_nan(name: str, array: Array, place: str = "at", of_rows: int = 0) -
         check_values(f"{name} must not be NaN", array, ~jnp.isnan(array), place, of_rows)
 
 
+def check_weights(name: str, array: Array) -> None:
+    """Report numbers that rows can't weigh."""
+    check_values(f"{name} must be at least 0", array, array >= 0)
+    check_values(f"{name} must be finite", array, array != jnp.inf)
+
+
 # Where checks find the call that they belong to.
 
 

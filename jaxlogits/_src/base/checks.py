@@ -22,7 +22,8 @@ import numpy as np
 
 from jaxlogits._src.base.checked import check_no_nan as check_no_nan
 from jaxlogits._src.base.checked import check_values as check_values
-from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, wide_dtype
+from jaxlogits._src.base.checked import check_weights as check_weights
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, widen
 
 # What else a framework keeps an array in; traced, it isn't an array either.
 _REFERENCES = (jax.core.Tracer, getattr(jax, "Ref", jax.core.Tracer))
@@ -127,9 +128,8 @@ class Range(NamedTuple):
 
 
 def in_range(name: str, number: Array, inside: Range) -> Array:
-    """Numbers outside as NaN, in a floating-point dtype."""
-    if not jnp.issubdtype(number.dtype, jnp.floating):
-        number = number.astype(wide_dtype(number))
+    """Numbers outside as NaN, in float32 or wider."""
+    number = widen(number)
     valid = inside.holds(number)
     check_values(f"{name} must be {inside}", number, valid)
     return number * jnp.where(valid, 1.0, jnp.nan)  # not a select, whose derivative would be 0

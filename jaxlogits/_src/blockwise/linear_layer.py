@@ -75,14 +75,15 @@ def linear_layer(
     _require_mesh(suffix, array, rows, how)
     dtype = rows.dtype if rows.dtype == array.dtype else wide_dtype(rows, array)
     # So that its gradient is summed over the devices once, not in every block.
-    rows = vary_over(agreed(rows, how.axis_name), how.axis_name).astype(dtype)
+    rows = vary_over(agreed(rows, how.axis_name), how.axis_name)
+    rows, array = (x if x.dtype == dtype else widen(x, dtype) for x in (rows, array))
     _check_hidden(suffix, rows, how)
     if bias is None:
-        return rows, Head(array.astype(dtype), None)
+        return rows, Head(array, None)
     offsets = checks.as_floating(f"bias{suffix}", bias)
     rule = f"the classes of kernel{suffix},"
     checks.require_shape(f"bias{suffix}", offsets, array.shape[1:], rule)
-    return rows, Head(array.astype(dtype), offsets)
+    return rows, Head(array, offsets)
 
 
 def _require_kernel(suffix: str, kernel: Array, rows: Array) -> None:
@@ -198,7 +199,7 @@ def logits_of(
     def logits(head: Head, hidden: Array, temperatures: PerRow) -> Array:
         z = product(hidden, head.kernel)
         if head.bias is not None:
-            z = z + jnp.broadcast_to(head.bias.astype(dtype), z.shape)
+            z = z + jnp.broadcast_to(widen(head.bias, dtype), z.shape)
         if cap is not None:
             z = capped(z, cap)
         if temperatures:

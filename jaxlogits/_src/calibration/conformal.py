@@ -20,7 +20,7 @@ from jaxlogits._src.base.checked import calling
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, wide_dtype, widen
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.rows.rows import from_rows, rows_of, to_rows
+from jaxlogits._src.rows.rows import from_rows, rows_of, spoiled, to_rows
 from jaxlogits._src.rows.softmax import log_softmax_rows
 
 
@@ -81,11 +81,12 @@ def aps_scores(
         after = jnp.logaddexp(after, jnp.log(u) + ranked)
         some = possible
     scores = -jnp.where(some, after, -jnp.inf)
+    free = checks.as_option(
+        "num_free", checks.as_integer("num_free", num_free), jnp.dtype(jnp.int32)
+    )
+    checks.check_values("num_free must be at least 0", free, free >= 0)
     if not checks.is_zero(penalty):
         rate = checks.as_option("penalty", penalty, scores.dtype)
-        free = checks.as_option(
-            "num_free", checks.as_integer("num_free", num_free), jnp.dtype(jnp.int32)
-        )
         rank = lax.broadcasted_iota(free.dtype, scores.shape, scores.ndim - 1) + 1
         beyond = jnp.maximum(rank - free, 0).astype(scores.dtype)
         scores = -jnp.expm1(-scores) + rate * beyond
@@ -93,6 +94,7 @@ def aps_scores(
     scores = jnp.where(jnp.isnan(log_probs), jnp.nan, scores)
     if rows.mask is not None:
         scores = jnp.where(rows.mask, scores, jnp.inf)
+    scores = spoiled(scores, free < 0)
     return from_rows(scores, rows.axes, rows.like.shape)
 
 
@@ -230,4 +232,6 @@ def conformal_set(scores: ArrayLike, threshold: ArrayLike) -> Array:
     """
     array = widen(checks.as_floating("scores", scores))
     limit = widen(checks.as_real("threshold", threshold), array.dtype)
+    checks.check_no_nan("scores", array)
+    checks.check_no_nan("threshold", limit)
     return ~(array > checks.broadcast_to("threshold", limit, array.shape))

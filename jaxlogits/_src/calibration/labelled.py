@@ -52,13 +52,13 @@ def labelled_rows(
 
 
 def row_weights(weights: ArrayLike | None, keep: Array, dtype: jnp.dtype) -> Array:
-    """The weights of all rows: 1 by default, 0 where ``keep`` is False, NaN for a negative one."""
+    """The weights of all rows: 1 by default, 0 where ``keep`` is False, NaN for no weight."""
     if weights is None:
         return keep.astype(dtype)
     array = widen(checks.as_real("weights", weights), dtype)
     array = jnp.where(keep, checks.broadcast_to("weights", array, keep.shape), 0.0)
-    checks.check_values("weights must be at least 0", array, array >= 0)
-    return jnp.where(array >= 0, array, jnp.nan)
+    checks.check_weights("weights", array)
+    return jnp.where((array >= 0) & (array < jnp.inf), array, jnp.nan)
 
 
 class Graded(NamedTuple):

@@ -219,7 +219,7 @@ def adjust_prior(logits: ArrayLike, source_prior: ArrayLike, target_prior: Array
     checks.check_no_nan("logits", array)
     dtype = wide_dtype(array)
     source, target = (
-        checks.broadcast_to(name, checks.as_real(name, prior).astype(dtype), array.shape)
+        checks.broadcast_to(name, widen(checks.as_real(name, prior), dtype), array.shape)
         for name, prior in (("source_prior", source_prior), ("target_prior", target_prior))
     )
     for name, prior in (("source_prior", source), ("target_prior", target)):

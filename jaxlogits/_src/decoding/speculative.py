@@ -110,6 +110,8 @@ def _checked(
     count = num_classes(p.shape, axis_name)
     checks.require_index_dtype("draft_classes", drafts, count)
     is_some = (drafts >= 0) & (drafts <= count - 1)
+    rule = f"draft_classes must be in [-1, {count})"
+    checks.check_values(rule, drafts, is_some | (drafts == -1))
     dtype = wide_dtype(p, q)
     p, q = (lax.stop_gradient(widen(z, dtype)) for z in (p, q))
     return drafts, jnp.where(is_some[:, None], q, 0.0), p

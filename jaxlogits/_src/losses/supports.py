@@ -90,14 +90,18 @@ def kept_indices(kept: ArrayLike, lead: tuple[int, ...], count: int, rule: str) 
         shape = ",".join([*map(str, lead), "n"])
         raise ValueError(f"kept must have {rule} and n, [{shape}], got {checks.describe(ids)}")
     ids = ids if ids.dtype.itemsize > 4 else ids.astype(jnp.int32)
-    bad = are_no_indices(ids, count)
-    checks.check_values(f"kept must be in [-1, {count})", jnp.max(ids, axis=-1, initial=-1), ~bad)
+    bad = _are_no_indices(ids, count)
+    checks.check_values(f"kept must be in [-1, {count})", ids, ~bad, of_rows=1)
     return ids
 
 
 def are_no_indices(ids: Array, count: int) -> Array:
     """Rows ``[...]`` with a number that is neither a class nor padding."""
-    return jnp.any((ids < -1) | (ids > count - 1), axis=-1)
+    return jnp.any(_are_no_indices(ids, count), axis=-1)
+
+
+def _are_no_indices(ids: Array, count: int) -> Array:
+    return (ids < -1) | (ids > count - 1)
 
 
 def log_probs_among(z: Array, keep: Array, hit: Array, is_bad: Array, axis_name: AxisName) -> Array:

@@ -55,6 +55,7 @@ def yes_no_design(
     x = _as_features(features)
     y, w = _as_rows("labels", labels, x), _as_weights(weights, x)
     n = jnp.ones_like(y) if trials is None else _as_rows("trials", trials, x)
+    checks.check_weights("trials", jnp.where(w == 0, 1, n))
     valid = (y >= 0) & (y <= n) & (n < jnp.inf)
     rule = f"labels must be in [0, {1 if trials is None else 'trials'}]"
     checks.check_values(rule, y, valid | (w == 0))
@@ -100,6 +101,8 @@ def _design(features: Array, labels: Array, weights: Array, offset: Array | None
     level = product(features, found.level)  # 0 times what isn't finite is NaN
     finite = jnp.isfinite(level)
     if offset is not None:
+        valid = jnp.isfinite(offset) | (weights == 0)[:, None]
+        checks.check_values("offset must be finite", offset, valid, of_rows=1)
         known = jnp.all(jnp.isfinite(offset), axis=1)
         offset = jnp.where(known[:, None], offset, 0)
         finite &= known
@@ -141,6 +144,5 @@ def _as_weights(value: ArrayLike | None, features: Array) -> Array:
     if value is None:
         return jnp.ones(features.shape[:1], features.dtype)
     array = _as_rows("weights", value, features)
-    valid = (array >= 0) & (array < jnp.inf)
-    checks.check_values("weights must be at least 0", array, valid)
-    return jnp.where(valid, array, jnp.nan)
+    checks.check_weights("weights", array)
+    return jnp.where((array >= 0) & (array < jnp.inf), array, jnp.nan)

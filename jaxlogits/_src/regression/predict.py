@@ -41,11 +41,13 @@ def predict_log_odds(
     checks.check_no_nan("features", x, "in row", of_rows=1)
     rule = "as many columns as the fit has features,"
     checks.require_shape("features", x, (*x.shape[:-1], len(fit.coefficients)), rule)
+    checks.check_no_nan("coefficients", fit.coefficients, "of feature")
     log_odds = product(x, fit.coefficients)
     if offset is None:
         return log_odds
     known = widen(checks.as_real("offset", offset), x.dtype)
     checks.require_shape("offset", known, log_odds.shape, "the shape of the log-odds,")
+    checks.check_no_nan("offset", known, "in row")
     return log_odds + known
 
 

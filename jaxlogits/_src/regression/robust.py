@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlogits._src.base import checks
+from jaxlogits._src.base.checked import calling
 from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.program import program
 from jaxlogits._src.regression.design import (
@@ -76,17 +77,18 @@ def robust_covariance(
     """
     _require_one_of("weight_kind", weight_kind, get_args(WeightKind))
     _require_one_of("kind", kind, get_args(Kind))
-    return _robust_covariance(
-        fit,
-        features,
-        labels,
-        weights=weights,
-        offset=offset,
-        trials=trials,
-        clusters=_with_small_names(clusters),
-        weight_kind=weight_kind,
-        kind=kind,
-    )
+    with calling("robust_covariance"):
+        return _robust_covariance(
+            fit,
+            features,
+            labels,
+            weights=weights,
+            offset=offset,
+            trials=trials,
+            clusters=_with_small_names(clusters),
+            weight_kind=weight_kind,
+            kind=kind,
+        )
 
 
 @program("weight_kind", "kind")
