@@ -6,15 +6,12 @@ It writes benchmarks/results/rows-<backend>.md.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
+from _cases import BY_NAME, Case, arrays
 from _measure import compile_function, interleaved, machine, table, versions, write_result
-
-import jaxlogits as jl
 
 CLASSES = (8, 128, 1000, 32000)
 SIZE = 2**22  # logits
@@ -22,51 +19,26 @@ DTYPES = ("float32", "bfloat16")
 ROUNDS, SECONDS = 60, 2.0
 
 
-class Case(NamedTuple):
-    """A function, its peer and what a caller makes of either's result."""
-
-    name: str
-    ours: Callable[..., Any]
-    theirs: Callable[..., Any]
-    is_loss: bool
-
-
-def _kl(p: Any, q: Any) -> Any:
-    return optax.kl_divergence(jax.nn.log_softmax(q), jax.nn.softmax(p))
-
-
-CASES = [
-    Case("softmax", jl.softmax, jax.nn.softmax, False),
-    Case("log_softmax", jl.log_softmax, jax.nn.log_softmax, False),
-    Case("logsumexp", jl.logsumexp, lambda z: jax.nn.logsumexp(z, axis=-1), False),
-    Case("softmax_cross_entropy", jl.softmax_cross_entropy, optax.softmax_cross_entropy, True),
-    Case("softmax_kl_divergence", jl.softmax_kl_divergence, _kl, True),
-]
+FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
+LOSSES = ("softmax_cross_entropy", "softmax_kl_divergence")
 
 
 def programs(case: Case, fn: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     """Forward, and what a training step asks for: a loss's mean, or one class of each row."""
+    is_loss = case.name in LOSSES
 
     def number(*args: Any) -> Any:
         result = fn(*args).astype(jnp.float32)
-        return result.mean() if case.is_loss else result.reshape(result.shape[0], -1)[:, 0].sum()
+        return result.mean() if is_loss else result.reshape(result.shape[0], -1)[:, 0].sum()
 
-    forward = number if case.is_loss else fn
+    forward = number if is_loss else fn
     return {"forward": forward, "value and gradient": jax.value_and_grad(number)}
 
 
 def measure(case: Case, classes: int, dtype: str) -> list[list[str]]:
-    rng = np.random.default_rng(0)
-    shape = (SIZE // classes, classes)
-    z = jnp.asarray(3 * rng.standard_normal(shape, np.float32), dtype)
-    other = 3 * rng.standard_normal(shape, np.float32)
-    if case.name == "softmax_cross_entropy":
-        other = np.asarray(jax.nn.softmax(other))
-    args = (z, jnp.asarray(other, dtype)) if case.is_loss else (z,)
+    args = arrays(case.args, SIZE // classes, classes, dtype)
     rows = []
-    pairs = zip(
-        programs(case, case.theirs).items(), programs(case, case.ours).values(), strict=True
-    )
+    pairs = zip(programs(case, case.peer).items(), programs(case, case.ours).values(), strict=True)
     for (kind, peer), ours in pairs:
         compiled = [compile_function(fn, *args) for fn in (peer, ours)]
         calls = [lambda c=c: c.call(*args) for c in compiled]
@@ -79,7 +51,7 @@ def measure(case: Case, classes: int, dtype: str) -> list[list[str]]:
 
 def main() -> None:
     rows = []
-    for case in CASES:
+    for case in map(BY_NAME.get, FUNCTIONS + LOSSES):
         for dtype in DTYPES:
             for classes in CLASSES:
                 rows += measure(case, classes, dtype)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from _cases import TOP_P, top_p_by_sort
 from _measure import compile_function, interleaved, machine, table, versions, write_result
 
 import jaxlogits as jl
@@ -12,21 +12,11 @@ import jaxlogits as jl
 NUM_CLASSES = 128256
 BATCHES = [1, 32, 256]
 SCALES = [1.0, 3.0]  # of a row's logits: thousands of classes in the nucleus, or tens
-P = 0.9
 ROUNDS, SECONDS = 30, 20.0
 
 
-def by_sort(logits: Any) -> Any:
-    """The threshold is the smallest logit that the cumulative sum of the sorted ones leaves."""
-    rising = jnp.sort(logits, axis=-1)
-    cut = jnp.cumsum(jax.nn.softmax(rising, axis=-1), axis=-1) <= 1.0 - P
-    cut = cut.at[..., -1].set(False)
-    threshold = jnp.min(jnp.where(cut, jnp.inf, rising), axis=-1, keepdims=True)
-    return jnp.where(logits >= threshold, logits, -jnp.inf)
-
-
 def by_search(logits: Any) -> Any:
-    return jl.keep_top_p(logits, P)
+    return jl.keep_top_p(logits, TOP_P)
 
 
 def main() -> None:
@@ -35,7 +25,9 @@ def main() -> None:
         for scale in SCALES:
             logits = np.random.default_rng(0).normal(scale=scale, size=[batch, NUM_CLASSES])
             logits = jnp.asarray(logits, jnp.float32)
-            calls = [compile_function(function, logits).call for function in (by_sort, by_search)]
+            calls = [
+                compile_function(function, logits).call for function in (top_p_by_sort, by_search)
+            ]
             sizes = [np.sum(np.asarray(call(logits)) > -np.inf, axis=-1) for call in calls]
             # Nobody is fast by being wrong; sums in another order may move one class in thousands.
             np.testing.assert_allclose(*sizes, rtol=1e-3)
@@ -50,8 +42,8 @@ def main() -> None:
         "top-p",
         "# Top-p without a sort: time",
         f"{machine()}; {versions('jax', 'numpy')}.",
-        f"Written by `benchmarks/top_p.py`: p = {P}, normal logits in float32. Calls of the two "
-        "alternate in one process; a ratio is the median over neighbouring calls.",
+        f"Written by `benchmarks/top_p.py`: p = {TOP_P}, normal logits in float32. Calls of the "
+        "two alternate in one process; a ratio is the median over neighbouring calls.",
         table([*columns, "search / sort, median (quartiles)"], rows),
     )
 
