@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +55,13 @@ derivatives(_kl_and_numbers, _kl_by_a, _kl_by_b)
 def _gradient_by_a(a: Array, b: Array, numbers: Numbers, axis_name: AxisName) -> Array:
     """-p_k (c_k - sum_j p_j c_j) for c = log(q / p); 0 in a row where KL is infinite."""
     mean = sum_over(_weighed, a, b, numbers, axis_name=axis_name)
-    p, weighed = weighed_rows(a, b, numbers)
-    gradient = _balanced(whole(p * mean - weighed), a, numbers, axis_name)
-    without = jnp.where(jnp.isnan(numbers.kl), jnp.nan, 0.0)
-    return jnp.where(jnp.isfinite(numbers.kl), gradient, without)
+
+    def gradient(a: Array, b: Array, numbers: Numbers, mean: Array) -> Array:
+        p, weighed = weighed_rows(a, b, numbers)
+        without = jnp.where(jnp.isnan(numbers.kl), jnp.nan, 0.0)
+        return jnp.where(jnp.isfinite(numbers.kl), whole(p * mean - weighed), without)
+
+    return _balanced(gradient, a, b, numbers, mean, axis_name=axis_name)
 
 
 def _weighed(a: Array, b: Array, numbers: Numbers) -> Array:
@@ -80,7 +84,7 @@ derivatives(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _gradient_by_b(a: Array, b: Array, numbers: Numbers, axis_name: AxisName) -> Array:
     """q - p."""
-    return _balanced(prob_difference(a, b, numbers), a, numbers, axis_name)
+    return _balanced(prob_difference, a, b, numbers, axis_name=axis_name)
 
 
 derivatives(
@@ -91,15 +95,23 @@ derivatives(
 )
 
 
-def _balanced(gradient: Array, a: Array, numbers: Numbers, axis_name: AxisName) -> Array:
+def _balanced(
+    fn: Callable[..., Array],
+    a: Array,
+    b: Array,
+    numbers: Numbers,
+    *others: Array,
+    axis_name: AxisName,
+) -> Array:
     """A gradient that sums to 0, where a class with p close to 1 has the others', negated."""
 
-    def of_others(gradient: Array, a: Array, numbers: Numbers) -> Array:
-        return jnp.where(_is_likely(a, numbers), 0.0, gradient)
+    def of_unlikely(a: Array, b: Array, numbers: Numbers, *others: Array) -> Array:
+        return jnp.where(_is_likely(a, numbers), 0.0, fn(a, b, numbers, *others))
 
-    gradient = xla.one_array(gradient)
-    others = sum_over(of_others, gradient, a, numbers, axis_name=axis_name)
-    return jnp.where(_is_likely(a, numbers), -others, gradient)
+    total = sum_over(of_unlikely, a, b, numbers, *others, axis_name=axis_name)
+    # Computed again where it is written, not kept for that.
+    numbers = xla.apart(numbers)
+    return jnp.where(_is_likely(a, numbers), -total, fn(a, b, numbers, *others))
 
 
 def _is_likely(a: Array, numbers: Numbers) -> Array:

@@ -24,11 +24,11 @@ from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_max, row
 from jaxlogits._src.rows.softmax import (
     centred,
     each_class,
-    finite_gaps,
     gaps_of,
     has_few_classes,
     softmax_rows,
     softmax_tangent,
+    sum_below,
     without_inf,
 )
 
@@ -127,7 +127,7 @@ def sum_over(fn: Callable[..., Array], *args: Any, axis_name: AxisName) -> Array
 
     On a CPU it is written once, because a sum's own loop is slow where there are selects.
     """
-    return row_sum(xla.one_array(fn(*xla.apart(args))), axis_name)
+    return row_sum(xla.one_array(xla.by_itself(fn, *args)), axis_name)
 
 
 def _total(z: Array, largest: Array) -> Array:
@@ -135,7 +135,8 @@ def _total(z: Array, largest: Array) -> Array:
     if has_few_classes(z):
         exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(z)]
         return functools.reduce(jnp.add, exps)
-    return row_sum(jnp.exp(-finite_gaps(*xla.apart((z, largest)))), None)
+    total: Array = xla.by_itself(sum_below, z, largest)
+    return total
 
 
 def probs(z: Array, largest: Array, total: Array) -> Array:

@@ -69,9 +69,14 @@ def _sums(z: Array, largest: Array) -> tuple[Array, Array]:
     gaps = finite_gaps(z, largest)
     below = row_sum(xla.unless_zero(gaps, jnp.exp(-gaps), largest), None)
     # The exponentials once more, in a loop of its own: counting comparisons takes longer.
-    total = row_sum(jnp.exp(-finite_gaps(*xla.apart((z, largest)))), None)
+    total = xla.by_itself(sum_below, z, largest)
     below, total = xla.apart((below, total))
     return below, total - below
+
+
+def sum_below(z: Array, largest: Array) -> Array:
+    """The sum of exp(z - max) over the classes that this device has."""
+    return row_sum(jnp.exp(-finite_gaps(z, largest)), None)
 
 
 def finite_gaps(z: Array, largest: Array) -> Array:
@@ -128,10 +133,10 @@ def centred(p: Array, dz: Array, axis_name: AxisName) -> Array:
     """
     likely = p > 0.5
     share = jnp.where(row_max(p, axis_name) > 0.5, likely.astype(p.dtype), p)
-    reference = row_sum(share * dz, axis_name)
+    reference = xla.apart(row_sum(share * dz, axis_name))
     # The select says once more that dz - dz is 0, for reverse mode, where the two are far apart.
     relative = jnp.where(likely, 0.0, dz - reference)
-    return relative - row_sum(p * relative, axis_name)
+    return relative - xla.apart(row_sum(p * relative, axis_name))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -174,43 +179,77 @@ def softmax_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
 derivatives(softmax_complement_rows, lambda dz, _, z, axis_name: -softmax_tangent(z, dz, axis_name))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+class RowSums(NamedTuple):
+    """What a row's softmax is made of again, class by class; ``[..., 1]`` each."""
+
+    largest: Array
+    total: Array  # the sum of exp(z - max); NaN without a softmax, inf where it counts as zeros
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _softmax_again(z: Array, sums: RowSums, axis_name: AxisName) -> Array:
+    """Softmax over the last axis, without a sum."""
+    del axis_name
+    return jnp.exp(-gaps_of(widen(z), sums.largest)) / sums.total
+
+
+def _softmax_again_by_z(dz: Array, _: Array, z: Array, sums: RowSums, axis_name: AxisName) -> Array:
+    is_zeros = jnp.isinf(sums.total)
+    z, dz = (jnp.where(is_zeros, 0.0, x) for x in (z, dz))
+    return softmax_tangent(z, dz, axis_name)
+
+
+derivatives(_softmax_again, _softmax_again_by_z, None)
+
+
 def log_softmax_rows(z: Array, axis_name: AxisName) -> Array:
     """Log of softmax over the last axis, of rows in any floating-point dtype."""
-    stats = row_stats(widen(z), axis_name)
-    log_total = jnp.where(stats.largest == -jnp.inf, jnp.nan, jnp.log1p(stats.rest))
-    return -stats.gaps - log_total
-
-
-@checkpointed
-def log_softmax_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
-    """The tangent of log_softmax_rows."""
-    return centred(softmax_rows(z, axis_name), widen(dz), axis_name)
-
-
-derivatives(log_softmax_rows, lambda dz, _, z, axis_name: log_softmax_tangent(z, dz, axis_name))
+    return _log_softmax_and_sums(z, axis_name)[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def logsumexp_rows(z: Array, axis_name: AxisName) -> Array:
-    """Log of the sum of exponentials over the last axis, of rows in any floating-point dtype."""
+def _log_softmax_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, RowSums]:
+    """The result, and what its derivative takes from the rows, which counts as constants."""
     stats = row_stats(widen(z), axis_name)
-    finite = stats.largest + jnp.log1p(stats.rest)
-    return jnp.where(jnp.isinf(stats.largest), stats.largest, finite)[..., 0]
+    rest = jnp.where(stats.largest == -jnp.inf, jnp.nan, stats.rest)
+    return -stats.gaps - jnp.log1p(rest), RowSums(stats.largest, 1.0 + rest)
 
 
 @checkpointed
-def _mean_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
-    return row_sum(softmax_or_zeros(z, axis_name) * widen(dz), axis_name)[..., 0]
+def _log_softmax_by_z(dz: Array, sums: RowSums, z: Array, axis_name: AxisName) -> Array:
+    return centred(_softmax_again(z, sums, axis_name), widen(dz), axis_name)
+
+
+derivatives(_log_softmax_and_sums, _log_softmax_by_z)
+
+
+def logsumexp_rows(z: Array, axis_name: AxisName) -> Array:
+    """Log of the sum of exponentials over the last axis, of rows in any floating-point dtype."""
+    return _logsumexp_and_sums(z, axis_name)[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _logsumexp_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, RowSums]:
+    """The result, and what its derivative takes from the rows, which counts as constants."""
+    stats = row_stats(widen(z), axis_name)
+    value = stats.largest + jnp.log1p(stats.rest)
+    value = jnp.where(jnp.isinf(stats.largest), stats.largest, value)
+    total = jnp.where(stats.largest == -jnp.inf, jnp.inf, 1.0 + stats.rest)
+    return value[..., 0], RowSums(stats.largest, total)
+
+
+@checkpointed
+def _logsumexp_by_z(dz: Array, sums: RowSums, z: Array, axis_name: AxisName) -> Array:
+    return row_sum(_softmax_again(z, sums, axis_name) * widen(dz), axis_name)[..., 0]
+
+
+derivatives(_logsumexp_and_sums, _logsumexp_by_z)
 
 
 def softmax_or_zeros(z: Array, axis_name: AxisName) -> Array:
     """Softmax over the last axis, 0 in a row of -inf, and so are its derivatives of any order."""
     empty = row_max(z, axis_name) == -jnp.inf
     return jnp.where(empty, 0.0, softmax_rows(jnp.where(empty, 0.0, z), axis_name))
-
-
-derivatives(logsumexp_rows, lambda dz, _, z, axis_name: _mean_tangent(z, dz, axis_name))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -18,13 +18,13 @@ from jaxlogits._src.base.dtypes import Array, AxisName
 from jaxlogits._src.base.rules import checkpointed, derivatives, product, times, weigh
 from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_sum
 from jaxlogits._src.rows.softmax import (
+    centred,
     each_class,
     finite,
     finite_gaps,
     gaps_of,
     has_few_classes,
     log_softmax_rows,
-    log_softmax_tangent,
     logsumexp_rows,
     row_stats,
     softmax_or_zeros,
@@ -126,7 +126,7 @@ derivatives(
 )
 derivatives(
     _surprises,
-    lambda dz, _, z, __, axis_name: -log_softmax_tangent(z, dz, axis_name),
+    lambda dz, _, z, __, axis_name: -centred(softmax_rows(z, axis_name), dz, axis_name),
     None,
 )
 derivatives(
