@@ -15,7 +15,8 @@ from jaxlogits._src.base.checked import calling, check_no_nan
 from jaxlogits._src.base.checks import describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName
 from jaxlogits._src.blockwise.kept import call_kept, kept
-from jaxlogits._src.blockwise.plan import Leaves, Operands, Plan, leading_shape, make_plan
+from jaxlogits._src.blockwise.operands import Leaves, Operands
+from jaxlogits._src.blockwise.plan import Plan, leading_shape, make_plan
 from jaxlogits._src.blockwise.trace import Block, trace_block
 from jaxlogits._src.mesh.split_rows import on_split_rows
 

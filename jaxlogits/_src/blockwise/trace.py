@@ -17,7 +17,8 @@ from jaxlogits._src.base.checks import describe
 from jaxlogits._src.blockwise.block_size import probe_rows
 from jaxlogits._src.blockwise.draws import DRAWS, draws_without_rows
 from jaxlogits._src.blockwise.kept import Trace
-from jaxlogits._src.blockwise.plan import Leaves, Plan, block_types
+from jaxlogits._src.blockwise.operands import Leaves
+from jaxlogits._src.blockwise.plan import Plan, block_types
 
 _CURE = "call eval() on a module, give each row its own key, or keep the state outside"
 

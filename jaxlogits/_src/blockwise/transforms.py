@@ -14,16 +14,9 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, widen
 from jaxlogits._src.base.varying import vary, varying_axes
 from jaxlogits._src.blockwise.jobs import Job, Options, on_devices, options_of, prepare, run_job
 from jaxlogits._src.blockwise.maps import map_rows
-from jaxlogits._src.blockwise.plan import (
-    Leaves,
-    Operands,
-    flatten_rows,
-    pad,
-)
-from jaxlogits._src.blockwise.sums import (
-    counting,
-    sum_blocks,
-)
+from jaxlogits._src.blockwise.operands import Leaves, Operands
+from jaxlogits._src.blockwise.plan import flatten_rows, pad
+from jaxlogits._src.blockwise.sums import counting, sum_blocks
 from jaxlogits._src.blockwise.trace import Block, bind
 
 

@@ -101,8 +101,8 @@ def _robust_covariance(
     offset: ArrayLike | None,
     trials: ArrayLike | None,
     clusters: ArrayLike | None,
-    weight_kind: str,
-    kind: str,
+    weight_kind: WeightKind,
+    kind: Kind,
 ) -> Array:
     require_fit(fit)
     power = {"HC2": 1, "HC3": 2}.get(kind)
