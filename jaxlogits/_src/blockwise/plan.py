@@ -21,7 +21,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxlogits._src.base.checks import describe
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.varying import vary, varying_axes
-from jaxlogits._src.blockwise.block_size import default_block_size
 from jaxlogits._src.blockwise.operands import Operands, combine, partition
 
 
@@ -78,17 +77,10 @@ def leading_shape(rows: Any, row_ndim: int) -> tuple[int, ...]:
     return lead
 
 
-def make_plan(
-    fn: Callable[..., Any], params: Any, rows: Any, block_size: int | None, row_ndim: int = 1
-) -> Plan:
-    """At most ``block_size`` rows in a block, evened out so that there is little padding."""
-    num_rows: Any = math.prod(leading_shape(rows, row_ndim))
+def make_plan(num_rows: Any, size: int) -> Plan:
+    """At most ``size`` rows in a block, evened out so that there is little padding."""
     mesh = jax.sharding.get_abstract_mesh()
     axis = 0 if mesh.manual_axes and not mesh.auto_axes else 1
-    size = block_size
-    if size is None:
-        types_of = functools.partial(block_types, rows, row_ndim=row_ndim)
-        size = default_block_size(fn, params, rows, num_rows, types_of)
     if not isinstance(num_rows, int):  # symbolic: nothing to even out
         return Plan(num_rows, size, (num_rows + size - 1) // size, axis)
     if num_rows == 0:
