@@ -62,10 +62,6 @@ def robust_covariance(
         The shape of the fit's covariance, for ``fit._replace(covariance=...)``. NaN, for HC1, if
         N <= P or G = 1, and for HC2 and HC3 if a row has leverage 1.
 
-    Raises:
-        TypeError: for anything but a fit, or arrays of another dtype.
-        ValueError: for a wrong shape or kind.
-
     Accuracy: float64 1e-8 of statsmodels' standard errors.
     Transforms: all, to any order.
 
