@@ -11,7 +11,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, wide_dtype, widen
 from jaxlogits._src.rows.rows import rows_of
 from jaxlogits._src.rows.softmax import first_max, label_mask, softmax_complement_rows, softmax_rows
-from jaxlogits._src.rows.targets import class_indices
+from jaxlogits._src.rows.targets import integer_labels
 
 
 class Labelled(NamedTuple):
@@ -34,7 +34,7 @@ def labelled_rows(
     axes = checks.normalize_axes(array, axis)
     lead = tuple(n for i, n in enumerate(array.shape) if i not in axes)
     count = math.prod(array.shape[d] for d in axes)
-    index, valid = class_indices(labels, lead, count)
+    index, valid = integer_labels(labels, lead, count)
     sound = valid & jnp.isfinite(jnp.max(array, axes, initial=-jnp.inf))
     keep, weight = counting_rows(where, weights, lead, wide_dtype(array), sound)
     classes = jnp.broadcast_to(jnp.expand_dims(keep, axes), array.shape)

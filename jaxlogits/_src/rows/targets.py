@@ -20,7 +20,7 @@ def label_rows(rows: Rows, labels: ArrayLike, dense: str = "") -> Array:
     is_dense = dense and labels.shape == rows.like.shape
     with _hint(f"; {dense} takes a target for each class" if is_dense else ""):
         count = num_classes(rows.z.shape, rows.axis_name)
-        array, valid = class_indices(labels, _shape_of_rows(rows), count)
+        array, valid = integer_labels(labels, _shape_of_rows(rows), count)
     if rows.mask is None or rows.empty is None:
         return checks.check_values(f"labels must be in [0, {count})", array, valid)
     array = jnp.where(rows.empty[..., 0], jnp.zeros([], array.dtype), array)
@@ -34,7 +34,7 @@ def label_rows(rows: Rows, labels: ArrayLike, dense: str = "") -> Array:
     return array
 
 
-def class_indices(labels: ArrayLike, shape: tuple[int, ...], count: int) -> tuple[Array, Array]:
+def integer_labels(labels: ArrayLike, shape: tuple[int, ...], count: int) -> tuple[Array, Array]:
     """Integer labels of rows in that shape, and which of them are one of so many classes."""
     array = checks.as_integer("labels", labels)
     checks.require_shape("labels", array, shape, "the shape of logits without axis,")
