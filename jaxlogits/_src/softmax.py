@@ -32,9 +32,7 @@ def logsumexp(
 
     Args:
         logits: floating-point array. +inf gives +inf, -inf counts as no class, NaN gives NaN.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        axis, where, axis_name: as in ``softmax``.
 
     Returns:
         The shape of ``logits`` without ``axis``, in float32 or wider. A row without a class that
@@ -103,9 +101,7 @@ def log_softmax(
     Args:
         logits: floating-point array of unnormalised log probabilities. A single +inf takes all of
             the probability; two of them, or NaN, make their row NaN.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        axis, where, axis_name: as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are -inf. A row of -inf alone is NaN.
@@ -140,9 +136,7 @@ def class_log_odds(
     Args:
         logits: floating-point array of unnormalised log probabilities. A single +inf has log-odds
             +inf, -inf has -inf; two +inf, or NaN, make their row NaN.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count.
-        axis_name: mesh axes over which the classes are split, inside ``shard_map``.
+        axis, where, axis_name: as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are -inf. A sole class is +inf.

@@ -296,3 +296,50 @@ def test_rows_over_a_mesh_compile_nothing_again(kind: Any, compiled: list[str]) 
             got = jl.blockwise_mean(anew(loss), block_size=4, **options)(kernel, *placed)
         assert len(compiled) == before
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+# Once for its block; once more for a number of rows that tells which arrays grow with them, if the
+# block's size is to be chosen or noise be looked at, but not for each of these.
+@KINDS
+@pytest.mark.parametrize(
+    ("rows", "options", "draws", "times"),
+    [
+        (11, {}, False, 1),  # too few for more than one block
+        (300, {"block_size": 100}, False, 1),
+        (300, {}, False, 2),
+        (300, {"block_size": 100}, True, 2),
+        (300, {}, True, 2),
+    ],
+)
+def test_how_often_the_function_is_traced(
+    kind: str, rows: int, options: dict[str, int], draws: bool, times: int
+) -> None:
+    calls = 0
+
+    def fn(kernel: Array, hidden: Array, keys: Array) -> Array:
+        nonlocal calls
+        calls += 1
+        noise = jax.vmap(lambda key: jax.random.normal(key, [5]))(keys) if draws else jnp.ones([1])
+        return jnp.sum(hidden @ kernel * jnp.broadcast_to(noise, (len(hidden), 5)), axis=1)
+
+    hidden, keys = jnp.ones([rows, 3]), jax.random.split(jax.random.key(0), rows)
+    transform = getattr(jl, f"blockwise_{kind}")(fn, **options)
+    traced = jax.make_jaxpr(jax.grad(lambda kernel: jnp.sum(transform(kernel, hidden, keys))))
+    traced(KERNEL)
+    assert calls == times
+
+
+@pytest.mark.parametrize(("kind", "times"), [("map", 1), ("sum", 2)])
+def test_how_often_the_function_is_traced_on_a_mesh(kind: str, times: int) -> None:
+    """A sum learns from the first trace over which axes the losses vary, and so must the params."""
+    calls = 0
+
+    def fn(kernel: Array, hidden: Array, labels: Array) -> Array:
+        nonlocal calls
+        calls += 1
+        return plain(kernel, hidden, labels)
+
+    transform = blockwise(kind, fn, row_axis_name="data")
+    with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))):
+        jax.make_jaxpr(transform)(KERNEL, HIDDEN[:10], LABELS[:10])
+    assert calls == times

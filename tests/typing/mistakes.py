@@ -21,6 +21,7 @@ jl.softmax_cross_entropy(z)  # E: call-arg
 jl.softmax_cross_entropy_with_integer_labels(z, labels, reduction="mean")  # E: call-arg
 jl.sigmoid_binary_cross_entropy(z, z, weight=2.0)  # E: call-arg
 jl.linear_softmax_cross_entropy(z, z.T, labels, block_size=0.5)  # E: arg-type
+jl.linear_softmax_cross_entropy(z, z.T, labels, reduction="max")  # E: arg-type
 jl.keep_top_k(z)  # E: call-arg
 jl.sample(z)  # E: call-arg
 jl.blockwise_mean(z)  # E: arg-type

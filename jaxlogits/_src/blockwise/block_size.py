@@ -21,26 +21,19 @@ _FEWEST_BLOCKS = 4  # where that asks for more than 1024 rows
 _PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
 
 
-def default_block_size(
-    fn: Callable[..., Any],
-    params: Any,
-    rows: Any,
-    num_rows: Any,
-    types_of: Callable[[int], Any],
-) -> int:
+def default_block_size(params: Any, num_rows: Any, probe: Callable[[], tuple[Any, int]]) -> int:
     """Rows in a block, from the bytes of the params and of the largest array per row in ``fn``.
 
-    ``types_of(C)`` are the types of a block of C rows; ``num_rows`` may be symbolic.
+    ``probe()`` is its trace for a number of rows that divides no dimension; ``num_rows`` may be
+    symbolic.
     """
     is_known = isinstance(num_rows, int)
     if is_known and num_rows <= _FEWEST_ROWS:
         return _FEWEST_ROWS  # never fewer, whatever they hold
-    leaves = jax.tree.leaves(params)
-    probe = probe_rows([*leaves, *jax.tree.leaves(rows)])
-    closed = jax.make_jaxpr(fn)(params, *types_of(probe))
-    per_row = [_bytes(t) / probe for t in _result_types(closed) if _grows(t, probe)]
+    closed, count = probe()
+    per_row = [_bytes(t) / count for t in _result_types(closed) if _grows(t, count)]
     row_bytes = max([1, *per_row])
-    shared = [*leaves, *closed.consts]
+    shared = [*jax.tree.leaves(params), *closed.consts]
     # A block's largest array takes half as many bytes as the params: neither outweighs the other.
     balanced = sum(map(_bytes, shared)) / (2 * row_bytes)
     size = min(max(balanced, _FEWEST_ROWS), _MOST_ROWS)

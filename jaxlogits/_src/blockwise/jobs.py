@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,9 +16,11 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checked import calling, check_no_nan
 from jaxlogits._src.base.checks import describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName
+from jaxlogits._src.blockwise.block_size import default_block_size
 from jaxlogits._src.blockwise.kept import call_kept, kept
-from jaxlogits._src.blockwise.plan import Leaves, Operands, Plan, leading_shape, make_plan
-from jaxlogits._src.blockwise.trace import Block, trace_block
+from jaxlogits._src.blockwise.operands import Leaves, Operands
+from jaxlogits._src.blockwise.plan import Plan, leading_shape, make_plan
+from jaxlogits._src.blockwise.trace import Block, require_own_keys, trace_block, trace_probe
 from jaxlogits._src.mesh.split_rows import on_split_rows
 
 
@@ -41,10 +45,26 @@ class Job(NamedTuple):
 def prepare(
     fn: Callable[..., Any], shared: Leaves, split: Any, options: Options
 ) -> tuple[Job, Operands]:
-    """What is to be run, and on what."""
+    """What is to be run, and on what.
+
+    ``fn`` is traced once, and once more for another number of rows if it draws random numbers or
+    the size of the blocks is to be chosen.
+    """
+    rows, row_ndim = split[0], options.row_ndim
+    probe = functools.cache(lambda: trace_probe(fn, shared, rows, row_ndim))
+    num_rows: Any = math.prod(leading_shape(rows, row_ndim))
+    plan = make_plan(num_rows, options.block_size or default_block_size(shared, num_rows, probe))
+    job, operands = prepare_again(fn, shared, split, plan, options)
+    require_own_keys(job.block, probe)
+    return job, operands
+
+
+def prepare_again(
+    fn: Callable[..., Any], shared: Leaves, split: Any, plan: Plan, options: Options
+) -> tuple[Job, Operands]:
+    """The same for arguments that only vary over more axes than those that were prepared."""
     rows, keep, weights = split
-    plan = make_plan(fn, shared, rows, options.block_size, options.row_ndim)
-    block, shared = trace_block(fn, shared, rows, plan, options.row_ndim)
+    block, shared = trace_block(fn, shared, rows, plan.block_size, options.row_ndim)
     operands = Operands(shared, [], jax.tree.leaves(rows), weights, keep)
     return Job(block, plan, options), operands
 

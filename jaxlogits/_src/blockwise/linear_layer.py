@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -47,10 +47,13 @@ class Head(NamedTuple):
     bias: Array | None  # [K]
 
 
+ReductionName = Literal["mean", "sum", "none"]
+
+
 class Reduction(NamedTuple):
     """How the losses of rows become a result."""
 
-    name: str
+    name: ReductionName
     where: ArrayLike | None
     weights: ArrayLike | None
     block_size: int | None
@@ -213,7 +216,7 @@ def reduce_rows(
     loss: Callable[..., Array], params: Any, rows: tuple[Any, ...], how: Reduction
 ) -> Array:
     """The per-row ``loss``, run block by block and reduced over the rows that count."""
-    if how.name not in ("mean", "sum", "none"):
+    if how.name not in get_args(ReductionName):
         raise ValueError(f'reduction must be "mean", "sum" or "none", got {how.name!r}')
     lead = rows[0].shape[:-1]
     keep, weights = _mask(how, lead), how.weights

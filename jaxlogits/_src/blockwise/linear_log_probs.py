@@ -128,21 +128,10 @@ def linear_log_probs_and_entropy(
     What a policy gradient with an entropy bonus takes, and what a training run logs.
 
     Args:
-        hidden: floating-point array ``[..., D]``, one row for each token.
-        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
-        labels: integers in [0, K), ``[...]``. One outside makes its log probability NaN, and
-            whatever gradient that has a part in; the entropy doesn't depend on it.
-        bias: ``[K]``.
-        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
-        class_where: boolean mask ``[K]``, False for classes that don't exist, as in a padded
-            vocabulary: a label that is one gives -inf, and entropy knows nothing of them.
-        soft_cap: c above 0, bounds the logits: c tanh(z / c).
-        temperature: above 0, divides the logits: both results are those of the policy at it. A
-            number or one for each row, ``[...]``.
-        block_size: rows that are computed at once, instead of the number chosen from their bytes.
-        precision: of the matrix products, as in ``jax.lax.dot_general``.
-        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
-        row_axis_name: mesh axes over which the first dimension of hidden is split.
+        hidden, kernel, labels, bias, where, class_where: as in ``linear_log_probs``. The entropy
+            doesn't depend on the label, and knows nothing of classes that don't exist.
+        soft_cap, temperature: the same; both results are those of the policy at it.
+        block_size, precision, axis_name, row_axis_name: the same.
 
     Returns:
         Log probabilities, at most 0, and entropies in nats, at least 0: ``[...]`` each, in float32
@@ -194,18 +183,10 @@ def linear_top_k(
     stored for distillation. Of equal logits the first class comes first.
 
     Args:
-        hidden: floating-point array ``[..., D]``, one row for each token.
-        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
+        hidden, kernel: as in ``linear_log_probs``.
         k: how many, from 1 to the number of classes, known while tracing.
-        bias: ``[K]``.
-        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
-        class_where: boolean mask ``[K]``, False for classes that don't exist.
-        soft_cap: c above 0, bounds the logits: c tanh(z / c).
-        temperature: above 0, divides the logits; a number or one for each row, ``[...]``.
-        block_size: rows that are computed at once, instead of the number chosen from their bytes.
-        precision: of the matrix products, as in ``jax.lax.dot_general``.
-        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
-        row_axis_name: mesh axes over which the first dimension of hidden is split.
+        bias, where, class_where, soft_cap, temperature: as in ``linear_log_probs``.
+        block_size, precision, axis_name, row_axis_name: the same.
 
     Returns:
         Log probabilities ``[..., k]`` from the largest down, in float32 or wider, and int32 class

@@ -10,14 +10,8 @@ from jax import lax
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.varying import zeros
 from jaxlogits._src.blockwise.jobs import Job
-from jaxlogits._src.blockwise.plan import (
-    Leaves,
-    Operands,
-    flatten_rows,
-    leading_shape,
-    pad,
-    scan_blocks,
-)
+from jaxlogits._src.blockwise.operands import Leaves, Operands
+from jaxlogits._src.blockwise.plan import flatten_rows, leading_shape, pad, scan_blocks
 from jaxlogits._src.blockwise.sums import accumulators, differentiable, select_rows, where_any
 
 
@@ -31,7 +25,7 @@ def map_rows(job: Job, given: Operands) -> Leaves:
         rows = _rows_that_count(rows, keep)
     operands = pad(plan, Operands(given.shared, [], rows, None, keep), None)
 
-    def run(streamed: frozenset[int] | None, *args: Any) -> Leaves:
+    def run(streamed: Operands | None, *args: Any) -> Leaves:
         operands = Operands(*args)
         mask = operands.keep if is_masked else None  # else all count but the padding
         some = None if mask is None else jnp.any(mask)
@@ -44,7 +38,9 @@ def map_rows(job: Job, given: Operands) -> Leaves:
 
         per_row = [] if mask is None else [mask]
         empty = [zeros((*plan.grid, *t.shape[1:]), t.dtype, t, *per_row) for t in block.types]
-        return scan_blocks(step, None, empty, operands, plan, streamed)[1]
+        results: Leaves
+        _, results = scan_blocks(step, None, empty, operands, plan, streamed)
+        return results
 
     results = differentiable(block, run, accumulators(block, None))(*operands)
     return [x[: plan.num_rows].reshape(lead + x.shape[1:]) for x in results]

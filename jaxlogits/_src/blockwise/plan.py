@@ -21,19 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxlogits._src.base.checks import describe
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.varying import vary, varying_axes
-from jaxlogits._src.blockwise.block_size import default_block_size
-
-Leaves = list[Array]
-
-
-class Operands(NamedTuple):
-    """What the blocks read: arrays that all rows share, and arrays with an entry per row."""
-
-    shared: Leaves
-    fill: Leaves  # a row to put in the place of those that don't count; empty where all do
-    rows: Leaves
-    weights: Array | None = None
-    keep: Array | None = None
+from jaxlogits._src.blockwise.operands import Operands, combine, partition
 
 
 class Plan(NamedTuple):
@@ -89,17 +77,10 @@ def leading_shape(rows: Any, row_ndim: int) -> tuple[int, ...]:
     return lead
 
 
-def make_plan(
-    fn: Callable[..., Any], params: Any, rows: Any, block_size: int | None, row_ndim: int = 1
-) -> Plan:
-    """At most ``block_size`` rows in a block, evened out so that there is little padding."""
-    num_rows: Any = math.prod(leading_shape(rows, row_ndim))
+def make_plan(num_rows: Any, size: int) -> Plan:
+    """At most ``size`` rows in a block, evened out so that there is little padding."""
     mesh = jax.sharding.get_abstract_mesh()
     axis = 0 if mesh.manual_axes and not mesh.auto_axes else 1
-    size = block_size
-    if size is None:
-        types_of = functools.partial(block_types, rows, row_ndim=row_ndim)
-        size = default_block_size(fn, params, rows, num_rows, types_of)
     if not isinstance(num_rows, int):  # symbolic: nothing to even out
         return Plan(num_rows, size, (num_rows + size - 1) // size, axis)
     if num_rows == 0:
@@ -160,51 +141,44 @@ def _append(plan: Plan, rows: Any, row: Array | None) -> Any:
 
 
 def scan_blocks(
-    step: Callable[[Any, Operands], tuple[Any, Leaves]],
+    step: Callable[[Any, Operands], tuple[Any, Any]],
     init: Any,
-    results: Leaves,
+    results: Any,
     operands: Operands,
     plan: Plan,
-    streamed: frozenset[int] | None,
-) -> tuple[Any, Leaves]:
+    streamed: Operands | None,
+) -> tuple[Any, Any]:
     """``carry, results = step(carry, block)`` over the blocks; ``results`` are cut arrays to fill.
 
     With ``streamed=None`` blocks are read from the rows and written to the results in place: no
     copy of the rows is made, but reverse mode would take quadratic time. For a scan that is
-    differentiated, ``streamed`` has the positions of the leaves, among those of (rows, weights,
-    keep), with respect to which it is.
+    differentiated, ``streamed`` is the mask of the arrays with respect to which it is.
     """
     if plan.num_blocks == 0:
-        return init, [plan.join(x) for x in results]
-    leaves, tree = _flatten(operands.rows, operands.weights, operands.keep)
-    blocks = [plan.cut(x) for x in leaves]
+        return init, jax.tree.map(plan.join, results)
+    blocks = jax.tree.map(plan.cut, operands.per_row)
+    mask = jax.tree.map(lambda _: False, blocks) if streamed is None else streamed.per_row
+    moving, held = partition(blocks, mask)
 
-    def read(k: Array, given: Leaves) -> Operands:
-        values = [lax.dynamic_index_in_dim(x, k, plan.axis, keepdims=False) for x in blocks]
-        for i, value in zip(sorted(streamed or ()), given, strict=True):
-            values[i] = value
-        return Operands(operands.shared, operands.fill, *tree.unflatten(values))
+    def read(k: Array, given: Operands) -> Operands:
+        index = functools.partial(lax.dynamic_index_in_dim, axis=plan.axis, keepdims=False)
+        now: Operands = combine(jax.tree.map(lambda x: index(x, k), held), given)
+        return now._replace(shared=operands.shared, fill=operands.fill)
 
     counter = jnp.arange(plan.num_blocks)
     if streamed is not None:
 
-        def body(carry: Any, xs: tuple[Array, Leaves]) -> tuple[Any, Leaves]:
+        def body(carry: Any, xs: tuple[Array, Operands]) -> tuple[Any, Any]:
             return step(carry, read(*xs))
 
-        xs = (counter, [jnp.moveaxis(blocks[i], plan.axis, 0) for i in sorted(streamed)])
+        xs = counter, jax.tree.map(lambda x: jnp.moveaxis(x, plan.axis, 0), moving)
         carry, rows = lax.scan(jax.checkpoint(body, prevent_cse=False), init, xs)
-        return carry, [plan.join(jnp.moveaxis(x, 0, plan.axis)) for x in rows]
+        return carry, jax.tree.map(lambda x: plan.join(jnp.moveaxis(x, 0, plan.axis)), rows)
 
-    def body_in_place(state: tuple[Any, Leaves], k: Array) -> tuple[tuple[Any, Leaves], None]:
-        carry, rows = step(state[0], read(k, []))
-        pairs = zip(state[1], rows, strict=True)
-        update = lax.dynamic_update_index_in_dim
-        return (carry, [update(x, row, k, plan.axis) for x, row in pairs]), None
+    def body_in_place(state: tuple[Any, Any], k: Array) -> tuple[tuple[Any, Any], None]:
+        carry, rows = step(state[0], read(k, moving))
+        update = functools.partial(lax.dynamic_update_index_in_dim, index=k, axis=plan.axis)
+        return (carry, jax.tree.map(update, state[1], rows)), None
 
     (carry, results), _ = lax.scan(body_in_place, (init, results), counter)
-    return carry, [plan.join(x) for x in results]
-
-
-def _flatten(*tree: Any) -> tuple[Leaves, Any]:
-    leaves, structure = jax.tree.flatten(tree)
-    return leaves, structure
+    return carry, jax.tree.map(plan.join, results)

@@ -19,7 +19,8 @@ from jaxlogits._src.base.dtypes import Array, wide_dtype
 from jaxlogits._src.base.rules import is_symbolic_zero
 from jaxlogits._src.base.varying import varying_axes, zeros
 from jaxlogits._src.blockwise.kept import kept
-from jaxlogits._src.blockwise.plan import Leaves, Operands, Plan, scan_blocks
+from jaxlogits._src.blockwise.operands import Leaves, Operands, combine, partition
+from jaxlogits._src.blockwise.plan import Plan, scan_blocks
 from jaxlogits._src.blockwise.trace import Block
 
 
@@ -34,43 +35,44 @@ def sum_blocks(block: Block, plan: Plan, accumulate_dtype: Any) -> Callable[...,
 
     @functools.partial(run.defjvp, symbolic_zeros=True)
     def run_jvp(primals: Any, tangents: Any) -> tuple[Leaves, Leaves]:
-        active = _active(tangents)
-        operands = Operands(*primals)
+        operands, changes = Operands(*primals), Operands(*tangents)
+        active = jax.tree.map(_has_tangent, changes)
         early, late = _by_time(block, operands, active)
         gradients = functools.partial(_gradients, block, plan, dtypes, early)
-        sums, grads = differentiable(block, gradients, dtypes)(*primals)
+        sums, grads = differentiable(block, gradients, dtypes)(*operands)
         tangent = jnp.zeros_like(sums[0])
-        for g, t in zip(grads, _take(tangents, early), strict=True):
+        for g, t in zip(*map(jax.tree.leaves, (grads, partition(changes, early)[0])), strict=True):
             tangent = tangent + _inner(g, t, like=tangent)
-        if late:
+        if any(jax.tree.leaves(late)):
+            given, rest = partition(operands, late)
+            nothing = jax.tree.map(lambda _: False, late)
 
-            def of(values: Leaves) -> Array:
-                args = _replace(primals, late, values)
-                weighing = _weights_position(operands) in active
-                return _sums(block, plan, not weighing, frozenset(), *args)[0]
+            def of(given: Operands) -> Array:
+                whole = combine(given, rest)
+                return _sums(block, plan, not active.weights, nothing, *whole)[0]
 
-            values = _take(primals, late), _take(tangents, late)
-            tangent = tangent + jax.jvp(of, values[:1], values[1:])[1]
+            tangent = tangent + jax.jvp(of, (given,), (partition(changes, late)[0],))[1]
         return sums, [tangent, *map(jnp.zeros_like, sums[1:])]
 
     return run
 
 
-def _by_time(block: Block, operands: Operands, active: list[int]) -> tuple[list[int], list[int]]:
-    """The leaves whose gradients can be computed in the forward pass, and the others.
+def _by_time(block: Block, operands: Operands, active: Operands) -> tuple[Operands, Operands]:
+    """Masks of the arrays whose gradients can be computed in the forward pass, and of the others.
 
     Inside shard_map, the gradient of what is the same everywhere is summed over the mesh, but the
     loss of one device needs its own part. The caller has made all arguments vary as the loss does;
     what ``fn`` closes over is out of reach and goes through the plain scan.
     """
     axes = varying_axes(*_no_sums(block, operands)[:1])
-    leaves = jax.tree.leaves(operands)
-    early = [i for i in active if axes <= varying_axes(leaves[i])]
-    return early, [i for i in active if i not in early]
+    ready = jax.tree.map(lambda x: axes <= varying_axes(x), operands)
+    early = jax.tree.map(lambda is_active, now: is_active and now, active, ready)
+    late = jax.tree.map(lambda is_active, now: is_active and not now, active, ready)
+    return early, late
 
 
 def _sums(
-    block: Block, plan: Plan, zero_is_masked: bool, streamed: frozenset[int] | None, *args: Any
+    block: Block, plan: Plan, zero_is_masked: bool, streamed: Operands | None, *args: Any
 ) -> Leaves:
     """The sums alone."""
     operands = Operands(*args)
@@ -87,36 +89,35 @@ def _gradients(
     block: Block,
     plan: Plan,
     dtypes: list[Any],
-    active: list[int],
-    streamed: frozenset[int] | None,
+    active: Operands,
+    streamed: Operands | None,
     *args: Any,
-) -> tuple[Leaves, Leaves]:
-    """The sums, and the gradients of the first of them with respect to the ``active`` leaves."""
+) -> tuple[Leaves, Operands]:
+    """The sums, and the gradients of the first of them with respect to the ``active`` arrays."""
     operands = Operands(*args)
-    differentiated = {*active, *(_first_row(operands) + i for i in streamed or ())}
-    zero_is_masked = _weights_position(operands) not in differentiated
-    num_shared = sum(i < len(operands.shared) for i in active)
+    zero_is_masked = not (active.weights or (streamed is not None and streamed.weights))
 
-    def step(carry: tuple[Leaves, Leaves], now: Operands) -> tuple[tuple[Leaves, Leaves], Leaves]:
-        def loss(values: Leaves) -> tuple[Array, Leaves]:
-            sums = _block_sums(block, _replace(now, active, values), zero_is_masked)
+    def step(carry: tuple[Leaves, Leaves], now: Operands) -> tuple[tuple[Leaves, Leaves], Operands]:
+        given, rest = partition(now, active)
+
+        def loss(given: Operands) -> tuple[Array, Leaves]:
+            sums = _block_sums(block, combine(given, rest), zero_is_masked)
             return sums[0], sums[1:]
 
-        (first, rest), grads = jax.value_and_grad(loss, has_aux=True)(_take(now, active))
-        carry = _add(carry[0], [first, *rest]), _add(carry[1], grads[:num_shared])
-        return carry, grads[num_shared:]
+        (first, others), grads = jax.value_and_grad(loss, has_aux=True)(given)
+        carry = _add(carry[0], [first, *others]), _add(carry[1], grads.shared)
+        return carry, grads.per_row
 
-    given = _take(operands, active)
-    pairs = zip(given, active[:num_shared], strict=False)
-    init = [jnp.zeros_like(x, dtype=dtypes[i]) for x, i in pairs]
-    empty = [jnp.zeros_like(plan.cut(x)) for x in given[num_shared:]]
+    given, _ = partition(operands, active)
+    init = _in_dtypes(jax.tree.map(jnp.zeros_like, given.shared), dtypes)
+    empty = jax.tree.map(lambda x: jnp.zeros_like(plan.cut(x)), given.per_row)
     carry = (_no_sums(block, operands), init)
-    (sums, shared), rows = scan_blocks(step, carry, empty, operands, plan, streamed)
+    (sums, shared), grads = scan_blocks(step, carry, empty, operands, plan, streamed)
     counted = counting(operands, zero_is_masked)
     if operands.fill and counted is not None:
         # Where no row counts the fill doesn't either, and fn may be singular there.
-        shared = [jnp.where(jnp.any(counted), g, jnp.zeros_like(g)) for g in shared]
-    return sums, shared + rows
+        shared = jax.tree.map(lambda g: jnp.where(jnp.any(counted), g, jnp.zeros_like(g)), shared)
+    return sums, grads._replace(shared=shared)
 
 
 def _no_sums(block: Block, operands: Operands) -> Leaves:
@@ -161,19 +162,17 @@ def differentiable(block: Block, fn: Callable[..., Any], dtypes: list[Any]) -> C
 
     @functools.partial(held.defjvp, symbolic_zeros=True)
     def held_jvp(primals: Any, tangents: Any) -> Any:
-        active = _active(tangents)
-        operands = Operands(*primals)
-        first_row = _first_row(operands)
-        streamed = frozenset(i - first_row for i in active if i >= first_row)
+        operands, changes = Operands(*primals), Operands(*tangents)
+        active = jax.tree.map(_has_tangent, changes)
+        given, rest = partition(operands, active)
 
-        def wide(tree: Any) -> Leaves:
-            leaves = zip(_take(tree, active), active, strict=True)
-            return [x.astype(dtypes[i]) if i < len(dtypes) else x for x, i in leaves]
+        def wide(given: Operands) -> Operands:
+            return given._replace(shared=_in_dtypes(given.shared, dtypes))
 
-        def of(values: Leaves) -> Any:
-            return fn(streamed, *_replace(primals, active, values))
+        def of(given: Operands) -> Any:
+            return fn(active, *combine(given, rest))
 
-        return jax.jvp(of, (wide(primals),), (wide(tangents),))
+        return jax.jvp(of, (wide(given),), (wide(partition(changes, active)[0]),))
 
     return held
 
@@ -206,15 +205,6 @@ def counting(operands: Operands, zero_is_masked: bool) -> Array | None:
     return heavy if operands.keep is None else operands.keep & heavy
 
 
-def _first_row(operands: Operands) -> int:
-    """The position of the first leaf that has an entry per row."""
-    return len(operands.shared) + len(operands.fill)
-
-
-def _weights_position(operands: Operands) -> int:
-    return _first_row(operands) + len(operands.rows)
-
-
 def _sum_dtype(array: Any, weights: Array | None) -> Any:
     """The dtype that losses or auxiliary values are summed in."""
     return wide_dtype(array) if weights is None else wide_dtype(array, weights)
@@ -243,8 +233,13 @@ def _like_rows(array: Array, rows: Array) -> Array:
     return array.reshape(array.shape + (1,) * (rows.ndim - 1))
 
 
-def _add(totals: Leaves, values: Leaves) -> Leaves:
-    return [a + x.astype(a.dtype) for a, x in zip(totals, values, strict=True)]
+def _add(totals: Any, values: Any) -> Any:
+    return jax.tree.map(lambda a, x: a + x.astype(a.dtype), totals, values)
+
+
+def _in_dtypes(shared: Leaves, dtypes: list[Any]) -> Leaves:
+    """What there is of the shared arrays, in those dtypes."""
+    return [x if x is None else x.astype(to) for x, to in zip(shared, dtypes, strict=True)]
 
 
 def _inner(gradient: Array, tangent: Array, like: Array) -> Array:
@@ -260,21 +255,3 @@ def _inner(gradient: Array, tangent: Array, like: Array) -> Array:
 
 def _has_tangent(tangent: Any) -> bool:
     return not (tangent is None or is_symbolic_zero(tangent) or tangent.dtype == jax.dtypes.float0)
-
-
-def _active(tangents: Any) -> list[int]:
-    """The positions of the leaves that are differentiated."""
-    return [i for i, t in enumerate(jax.tree.leaves(tangents)) if _has_tangent(t)]
-
-
-def _take(tree: Any, positions: list[int]) -> Leaves:
-    leaves = jax.tree.leaves(tree)
-    return [leaves[i] for i in positions]
-
-
-def _replace(tree: Any, positions: list[int], values: Leaves) -> Any:
-    structure: Any
-    leaves, structure = jax.tree.flatten(tree)
-    for i, value in zip(positions, values, strict=True):
-        leaves[i] = value
-    return structure.unflatten(leaves)

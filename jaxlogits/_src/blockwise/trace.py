@@ -17,7 +17,8 @@ from jaxlogits._src.base.checks import describe
 from jaxlogits._src.blockwise.block_size import probe_rows
 from jaxlogits._src.blockwise.draws import DRAWS, draws_without_rows
 from jaxlogits._src.blockwise.kept import Trace
-from jaxlogits._src.blockwise.plan import Leaves, Plan, block_types
+from jaxlogits._src.blockwise.operands import Leaves
+from jaxlogits._src.blockwise.plan import block_types
 
 _CURE = "call eval() on a module, give each row its own key, or keep the state outside"
 
@@ -86,11 +87,11 @@ class Block(NamedTuple):
 
 
 def trace_block(
-    fn: Callable[..., Any], params: Leaves, rows: Any, plan: Plan, row_ndim: int = 1
+    fn: Callable[..., Any], params: Leaves, rows: Any, num_rows: int, row_ndim: int
 ) -> tuple[Block, Leaves]:
-    """Trace ``fn`` once, so that values it closes over are differentiated and batched too."""
+    """Trace ``fn`` for ``num_rows``; values it closes over are differentiated and batched too."""
     make: Any = jax.make_jaxpr(fn, return_shape=True)
-    closed, shapes = make(params, *block_types(rows, plan.block_size, row_ndim))
+    closed, shapes = make(params, *block_types(rows, num_rows, row_ndim))
     for var in closed.jaxpr.constvars:
         if not isinstance(var.aval, jax.core.ShapedArray):
             got = f"got {type(var.aval).__name__}"
@@ -98,20 +99,26 @@ def trace_block(
     shared = [*params, *map(jnp.asarray, closed.consts)]
     types = tuple(closed.out_avals)
     for t in types:
-        if t.ndim == 0 or t.shape[0] != plan.block_size:
-            rule = f"an entry for each of the {plan.block_size} rows in the block"
+        if t.ndim == 0 or t.shape[0] != num_rows:
+            rule = f"an entry for each of the {num_rows} rows in the block"
             raise ValueError(f"fn must return {rule}, got {describe(t)}")
-    trace = Trace(closed)
-    if not trace.names.isdisjoint(DRAWS):
-        _require_own_keys(fn, params, rows, row_ndim)
     dtypes = tuple(x.dtype for x in shared)
-    return Block(trace, len(params), dtypes, types, jax.tree.structure(shapes)), shared
+    return Block(Trace(closed), len(params), dtypes, types, jax.tree.structure(shapes)), shared
 
 
-def _require_own_keys(fn: Callable[..., Any], params: Leaves, rows: Any, row_ndim: int) -> None:
+def trace_probe(
+    fn: Callable[..., Any], params: Leaves, rows: Any, row_ndim: int
+) -> tuple[Any, int]:
+    """``fn`` for a number of rows that tells which arrays grow with them, and that number."""
+    count = probe_rows([*params, *jax.tree.leaves(rows)])
+    return jax.make_jaxpr(fn)(params, *block_types(rows, count, row_ndim)), count
+
+
+def require_own_keys(block: Block, probe: Callable[[], tuple[Any, int]]) -> None:
     """Refuse noise for each row that is the same in every block."""
-    probe = probe_rows([*params, *jax.tree.leaves(rows)])
-    jaxpr = jax.make_jaxpr(fn)(params, *block_types(rows, probe, row_ndim)).jaxpr
-    if probe > 1 and draws_without_rows(jaxpr, len(params), probe):
+    if block.trace.names.isdisjoint(DRAWS):
+        return
+    closed, count = probe()
+    if count > 1 and draws_without_rows(closed.jaxpr, block.num_params, count):
         rule = "draw with keys that are rows, such as jax.random.split(key, num_rows)"
         raise ValueError(f"fn must {rule}, got a key that all rows share: {_CURE}")

@@ -12,18 +12,19 @@ from jax import lax
 from jaxlogits._src.base.checks import describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, widen
 from jaxlogits._src.base.varying import vary, varying_axes
-from jaxlogits._src.blockwise.jobs import Job, Options, on_devices, options_of, prepare, run_job
+from jaxlogits._src.blockwise.jobs import (
+    Job,
+    Options,
+    on_devices,
+    options_of,
+    prepare,
+    prepare_again,
+    run_job,
+)
 from jaxlogits._src.blockwise.maps import map_rows
-from jaxlogits._src.blockwise.plan import (
-    Leaves,
-    Operands,
-    flatten_rows,
-    pad,
-)
-from jaxlogits._src.blockwise.sums import (
-    counting,
-    sum_blocks,
-)
+from jaxlogits._src.blockwise.operands import Leaves, Operands
+from jaxlogits._src.blockwise.plan import flatten_rows, pad
+from jaxlogits._src.blockwise.sums import counting, sum_blocks
 from jaxlogits._src.blockwise.trace import Block, bind
 
 
@@ -102,8 +103,7 @@ def blockwise_sum(
 
     Args:
         fn: ``fn(params, *rows) -> losses [C]``, as for ``blockwise_map``.
-        row_ndim: as for ``blockwise_map``.
-        block_size: as for ``blockwise_map``.
+        row_ndim, block_size: as for ``blockwise_map``.
         has_aux: whether ``fn`` returns ``(losses, aux)``, aux a pytree of arrays [C, ...]; summed
             with the same weights and not differentiated.
         accumulate_dtype: the least dtype that gradients of params are summed in, None for float32.
@@ -161,22 +161,15 @@ def blockwise_mean(
     that sum to 0 although rows count are a division by 0.
 
     Args:
-        fn: ``fn(params, *rows) -> losses [C]``, as for ``blockwise_map``.
-        row_ndim: as for ``blockwise_map``.
-        block_size: as for ``blockwise_map``.
-        has_aux: as for ``blockwise_sum``; aux comes back as means.
-        accumulate_dtype: as for ``blockwise_sum``.
-        row_axis_name: as for ``blockwise_map``; without it shard_map's mean is a device's own.
+        fn, row_ndim, block_size, accumulate_dtype: as for ``blockwise_sum``.
+        has_aux: the same; aux comes back as means.
+        row_axis_name: the same; without it shard_map's mean is a device's own.
 
     Returns:
         A function ``mean(params, *rows, where=None, weights=None)`` that returns the mean, a scalar
         of float32 or wider, or (mean, means of aux). ``where`` is boolean, True for rows that
         count; those that don't may hold anything, NaN included, and get gradient 0. Both broadcast
         to the leading dimensions.
-
-    Raises:
-        ValueError: as for ``blockwise_sum``, or a mask or weights of another shape.
-        TypeError: as for ``blockwise_sum``, or a mask that is not boolean.
 
     Accuracy: as for ``blockwise_sum``.
     Transforms: as for ``blockwise_sum``.
@@ -233,9 +226,10 @@ def _weighted_sums(
             job, operands = prepare(call, shared, split, options)
             _require_losses(job.block, has_aux)
             masks = [x for x in split[1:] if x is not None]
-            if axes := varying_axes(job.block.types[0], *masks):
+            axes = varying_axes(job.block.types[0], *masks)
+            if any(axes - varying_axes(x) for x in jax.tree.leaves((shared, split))):
                 shared, split = vary((shared, split), axes)
-                job, operands = prepare(call, shared, split, options)
+                job, operands = prepare_again(call, shared, split, job.plan, options)
             results, weight, count = run_job(_sum_rows, job, operands)
             return job.block.tree.unflatten(results), weight, count
 

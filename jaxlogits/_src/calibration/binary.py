@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxlogits._src.base import checks
+from jaxlogits._src.base import checks, odds
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.base.program import program
 from jaxlogits._src.calibration.bins import curve, equal_width, mean_distance
-from jaxlogits._src.calibration.labelled import row_weights
-from jaxlogits._src.log_odds import wide_sigmoid
+from jaxlogits._src.calibration.labelled import counting_rows
 
 
 class BinaryReliabilityCurve(NamedTuple):
@@ -155,17 +154,14 @@ def _rows(
     x = widen(checks.as_floating("logits", logits))
     y = widen(checks.as_real("labels", labels), x.dtype)
     checks.require_shape("labels", y, x.shape, "the shape of logits,")
-    keep = checks.as_mask("where", True if where is None else where, x.shape)
-    w = row_weights(weights, keep, x.dtype)
-    keep &= (w != 0) | (~jnp.isnan(x) & (y >= 0) & (y <= 1))
-    w = jnp.where(keep, w, 0.0)
-    x, y = jnp.where(keep, x, 0.0), jnp.where(keep, y, 0.0)
-    checks.check_no_nan("logits", x)
     is_probability = (y >= 0) & (y <= 1)
-    checks.check_values("labels must be in [0, 1]", y, is_probability)
-    valid = is_probability & ~jnp.isnan(x)
-    w = jnp.where(valid, w, jnp.nan)
+    sound = is_probability & ~jnp.isnan(x)
+    keep, w = counting_rows(where, weights, x.shape, x.dtype, sound)
+    checks.check_no_nan("logits", jnp.where(keep, x, 0.0))
+    checks.check_values("labels must be in [0, 1]", y, is_probability | ~keep)
+    w = jnp.where(keep & ~sound, jnp.nan, w)
+    valid = keep & sound
     x, y = jnp.where(valid, x, 0.0), jnp.where(valid, y, 0.0)
-    p, missed = wide_sigmoid(x), wide_sigmoid(-x)
+    p, missed = odds.sigmoid(x), odds.sigmoid(-x)
     flat = (p, y, y * missed - (1 - y) * p, w)
     return _Rows(*(array.reshape(-1) for array in flat))

@@ -15,7 +15,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, widen
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.calibration.labelled import row_weights
+from jaxlogits._src.calibration.labelled import counting_rows
 from jaxlogits._src.calibration.objectives import (
     by_inverse_temperature,
     by_scale_and_bias,
@@ -215,15 +215,13 @@ def fit_platt(
     s = widen(checks.as_floating("scores", scores))
     y = widen(checks.as_real("labels", labels), s.dtype)
     checks.require_shape("labels", y, s.shape, "the shape of scores,")
-    keep = checks.as_mask("where", True if where is None else where, s.shape)
-    weight = row_weights(weights, keep, s.dtype)
-    keep &= (weight != 0) | (jnp.isfinite(s) & (y >= 0) & (y <= 1))
-    weight = jnp.where(keep, weight, 0.0)
-    s, y = jnp.where(keep, s, 0.0), jnp.where(keep, y, 0.0)
-    checks.check_values("scores must be finite", s, jnp.isfinite(s))
-    is_probability = (y >= 0) & (y <= 1)
-    checks.check_values("labels must be in [0, 1]", y, is_probability)
-    y = jnp.where(is_probability, y, jnp.nan)
+    is_finite, is_probability = jnp.isfinite(s), (y >= 0) & (y <= 1)
+    sound = is_finite & is_probability
+    keep, weight = counting_rows(where, weights, s.shape, s.dtype, sound)
+    checks.check_values("scores must be finite", s, is_finite | ~keep)
+    checks.check_values("labels must be in [0, 1]", y, is_probability | ~keep)
+    s = jnp.where(keep, s, 0.0)
+    y = jnp.where(keep & ~is_probability, jnp.nan, jnp.where(keep, y, 0.0))
     yes, no = jnp.sum(weight * y), jnp.sum(weight * (1 - y))
     targets = y * (yes + 1) / (yes + 2) + (1 - y) / (no + 2)
     features = jnp.stack([s, jnp.ones_like(s)], axis=-1).reshape(-1, 2)

@@ -11,7 +11,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, wide_dtype, widen
 from jaxlogits._src.rows.rows import rows_of
 from jaxlogits._src.rows.softmax import first_max, label_mask, softmax_complement_rows, softmax_rows
-from jaxlogits._src.rows.targets import label_rows
+from jaxlogits._src.rows.targets import integer_labels
 
 
 class Labelled(NamedTuple):
@@ -29,29 +29,40 @@ def labelled_rows(
     where: ArrayLike | None,
     weights: ArrayLike | None,
 ) -> Labelled:
-    """Check the arguments; ``where`` masks rows, of which nothing leaks.
-
-    Nor does anything of a bad row of weight 0; a good one has its derivative in the weight.
-    """
+    """Check the arguments; ``where`` masks rows, of which nothing leaks."""
     array = checks.as_floating("logits", logits)
     axes = checks.normalize_axes(array, axis)
     lead = tuple(n for i, n in enumerate(array.shape) if i not in axes)
-    keep = checks.as_mask("where", True if where is None else where, lead)
-    weight = row_weights(weights, keep, wide_dtype(array))
-    index = checks.as_integer("labels", labels)
-    valid = (index >= 0) & (index < math.prod(array.shape[d] for d in axes))
-    sound = jnp.isfinite(jnp.max(array, axes, initial=-jnp.inf))
-    keep &= (weight != 0) | (sound & valid if index.shape == lead else sound)
+    count = math.prod(array.shape[d] for d in axes)
+    index, valid = integer_labels(labels, lead, count)
+    sound = valid & jnp.isfinite(jnp.max(array, axes, initial=-jnp.inf))
+    keep, weight = counting_rows(where, weights, lead, wide_dtype(array), sound)
     classes = jnp.broadcast_to(jnp.expand_dims(keep, axes), array.shape)
-    rows = rows_of(array, axis, classes, None)
-    indices, last = label_rows(rows, labels), rows.z.shape[-1] - 1
-    bad = (indices < 0) | (indices > last)
-    weight = jnp.where(keep, jnp.where(bad, jnp.nan, weight), 0.0)
-    flat = (jnp.clip(indices, 0, last).reshape(-1), weight.reshape(-1))
-    return Labelled(rows.z.reshape(-1, last + 1), *flat)
+    z = rows_of(array, axis, classes, None).z.reshape(-1, count)
+    index = jnp.where(keep, index, 0)
+    checks.check_values(f"labels must be in [0, {count})", index, valid | ~keep)
+    weight = jnp.where(keep & ~valid, jnp.nan, weight)
+    return Labelled(z, jnp.clip(index, 0, count - 1).reshape(-1), weight.reshape(-1))
 
 
-def row_weights(weights: ArrayLike | None, keep: Array, dtype: jnp.dtype) -> Array:
+def counting_rows(
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    sound: Array,
+) -> tuple[Array, Array]:
+    """Which rows are looked at, and the weights of all; 0 for a row that isn't.
+
+    A row of weight 0 is only looked at if it is ``sound``: it then has a derivative in its weight.
+    """
+    keep = checks.as_mask("where", True if where is None else where, shape)
+    weight = _row_weights(weights, keep, dtype)
+    keep &= (weight != 0) | sound
+    return keep, jnp.where(keep, weight, 0.0)
+
+
+def _row_weights(weights: ArrayLike | None, keep: Array, dtype: jnp.dtype) -> Array:
     """The weights of all rows: 1 by default, 0 where ``keep`` is False, NaN for no weight."""
     if weights is None:
         return keep.astype(dtype)

@@ -92,11 +92,7 @@ def sample_with_log_prob(
     differentiable.
 
     Args:
-        key: from ``jax.random``.
-        logits: floating-point array. -inf is never drawn, a single +inf always.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
-        shape: of several draws from each row, a tuple of ints.
+        key, logits, axis, where, axis_name, shape: as in ``sample``.
         temperature: T, at least 0, as in ``sample``. At 0 the log probability is 0.
 
     Returns:

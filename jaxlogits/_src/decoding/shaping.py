@@ -5,12 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxlogits._src.base import checks
+from jaxlogits._src.base import checks, odds
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow, wide_dtype, widen
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.base.rules import checkpointed, derivatives
-from jaxlogits._src.log_odds import tanh_half
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_max
 from jaxlogits._src.rows.quotients import quotient, tempered
@@ -66,11 +65,11 @@ def capped(z: Array, bound: Array) -> Array:
 
 @jax.custom_jvp
 def _scaled_tanh(z: Array, bound: Array) -> Array:
-    return bound * tanh_half(2.0 * quotient(z, bound))
+    return bound * odds.tanh_half(2.0 * quotient(z, bound))
 
 
 def _tanh_and_slope(u: Array) -> tuple[Array, Array]:
-    return jax.jvp(lambda u: tanh_half(2.0 * u), (u,), (jnp.ones_like(u),))
+    return jax.jvp(lambda u: odds.tanh_half(2.0 * u), (u,), (jnp.ones_like(u),))
 
 
 def _tanh_by_z(dz: Array, _: Array, z: Array, bound: Array) -> Array:

@@ -160,14 +160,8 @@ def softmax_focal_loss_with_integer_labels(
     eps / K everywhere. From L = -log p alone, as L (-expm1(-L))**gamma: 1 - p doesn't cancel.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
-            the loss and the gradient of its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
-            the result it masks rows.
-        label_smoothing: eps in [0, 1), one or one for each row, spread over classes that count.
-        class_weights: w, ``[K]``, at least 0; the loss is linear in them.
+        logits, labels, axis, where, axis_name, label_smoothing, class_weights: as in
+            ``softmax_cross_entropy_with_integer_labels``.
         gamma: focusing parameter, at least 0; 0 is the cross entropy.
 
     Returns:
@@ -212,10 +206,7 @@ def poly_loss_cross_entropy(
     Args:
         logits: floating-point array of unnormalised log probabilities.
         labels: targets of the same shape, weights of the classes: the loss is linear in them.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
-            the result it masks rows. A masked class's target is left out; a row that is masked as a
-            whole costs 0.
+        axis, where, axis_name: as in ``softmax_cross_entropy``.
         epsilon: weight of the first term of cross entropy's expansion in 1 - p, at least -1.
 
     Returns:

@@ -123,12 +123,7 @@ def jensen_shannon_divergence(
     digits where the two are nearly equal.
 
     Args:
-        logits_p: floating-point array, unnormalised log probabilities of p. A single +inf takes all
-            of the probability; two of them, or NaN, make their row NaN.
-        logits_q: the same for q, in the shape of ``logits_p``.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
-            the result it masks rows.
+        logits_p, logits_q, axis, where, axis_name: as in ``softmax_kl_divergence``.
         weight: w in [0, 1], the share of p in the mixture; at both ends the divergence is 0.
 
     Returns:
@@ -168,12 +163,7 @@ def total_variation(
     at which a draft from q is accepted as one from p.
 
     Args:
-        logits_p: floating-point array, unnormalised log probabilities of p. A single +inf takes all
-            of the probability; two of them, or NaN, make their row NaN.
-        logits_q: the same for q, in the shape of ``logits_p``.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
-            the result it masks rows.
+        logits_p, logits_q, axis, where, axis_name: as in ``softmax_kl_divergence``.
 
     Returns:
         One distance in [0, 1] per row: the shape of the logits without ``axis``, in float32 or
@@ -218,12 +208,9 @@ def softmax_cross_entropy_with_teacher_logits(
     teacher.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities, the student's. A single +inf
-            takes all of the probability; two of them, or NaN, make their row NaN.
-        teacher_logits: the same of the teacher, in the shape of ``logits``.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
-            the result it masks rows.
+        logits: the student's, as in ``softmax_kl_divergence``.
+        teacher_logits: the teacher's, in the shape of ``logits``.
+        axis, where, axis_name: as in ``softmax_kl_divergence``.
         temperature: T, above 0; one that is traced and isn't gives NaN.
 
     Returns:

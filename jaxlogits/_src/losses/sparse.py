@@ -126,10 +126,7 @@ def entmax_loss(
         logits: floating-point array.
         labels: probabilities of the classes, which sum to 1, in the shape of ``logits``. A negative
             one makes the loss and gradient of its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
-            the result it masks rows. A masked class's target is left out; a row that is masked as a
-            whole costs 0.
+        axis, where, axis_name: as in ``softmax_cross_entropy``.
         alpha: at least 1, as in ``entmax``.
 
     Returns:
@@ -172,10 +169,7 @@ def entmax_loss_with_integer_labels(
         logits: floating-point array.
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
             the loss and the gradient of its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
-            the result it masks rows. A masked label costs +inf; a row that is masked as a whole
-            costs 0.
+        axis, where, axis_name: as in ``softmax_cross_entropy_with_integer_labels``.
         alpha: at least 1, as in ``entmax``.
 
     Returns:

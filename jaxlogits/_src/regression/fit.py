@@ -111,8 +111,7 @@ def fit_logistic(
         without a penalty make it NaN; of separated data ``separated`` is True.
 
     Raises:
-        TypeError: for features that aren't floating point.
-        ValueError: for a wrong shape; inside ``checked``, for bad values and collinear columns.
+        ValueError: inside ``checked``, for collinear columns.
 
     Accuracy: float64 1e-8 of statsmodels' coefficients, standard errors and log likelihood; float32
         1e-4 of a standard error, also of columns far from 0 beside a constant. With counts of 1e7
@@ -197,10 +196,6 @@ def fit_multinomial(
     Returns:
         A ``LogisticFit`` in the dtype of ``features``, float32 or wider, as of ``fit_logistic``. A
         class without a row makes the data separated.
-
-    Raises:
-        TypeError: for features that aren't floating point or labels that aren't integers.
-        ValueError: for a wrong shape; inside ``checked``, for bad values and collinear columns.
 
     Accuracy: float64 1e-8 of statsmodels' coefficients, standard errors and log likelihood.
     Transforms: all; derivatives in arrays and l2 by the implicit function theorem, to any order.

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlogits._src.base import xla
+from jaxlogits._src.base import odds, xla
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.varying import zeros
-from jaxlogits._src.log_odds import wide_sigmoid
 from jaxlogits._src.regression.classes import shares
 from jaxlogits._src.regression.counts import divergence
 from jaxlogits._src.regression.design import Design, Rows, centred
@@ -48,7 +47,7 @@ def yes_no_terms(log_odds: Array, labels: Array) -> Terms:
 
 def _less_likely(x: Array) -> tuple[Array, Array]:
     """Whether yes is the likelier answer, and the probability of the other one, sigmoid(-|x|)."""
-    signed = jnp.where(x > 0, 1, -1).astype(x.dtype) * wide_sigmoid(-jnp.abs(x))
+    signed = jnp.where(x > 0, 1, -1).astype(x.dtype) * odds.sigmoid(-jnp.abs(x))
     # For residuals and curvature: their loops end at the division, and each would compute the
     # exponential again, which is a quarter of a float64 bootstrap's time.
     signed = xla.one_array(signed)

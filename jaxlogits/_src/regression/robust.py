@@ -62,10 +62,6 @@ def robust_covariance(
         The shape of the fit's covariance, for ``fit._replace(covariance=...)``. NaN, for HC1, if
         N <= P or G = 1, and for HC2 and HC3 if a row has leverage 1.
 
-    Raises:
-        TypeError: for anything but a fit, or arrays of another dtype.
-        ValueError: for a wrong shape or kind.
-
     Accuracy: float64 1e-8 of statsmodels' standard errors.
     Transforms: all, to any order.
 
@@ -101,8 +97,8 @@ def _robust_covariance(
     offset: ArrayLike | None,
     trials: ArrayLike | None,
     clusters: ArrayLike | None,
-    weight_kind: str,
-    kind: str,
+    weight_kind: WeightKind,
+    kind: Kind,
 ) -> Array:
     require_fit(fit)
     power = {"HC2": 1, "HC3": 2}.get(kind)

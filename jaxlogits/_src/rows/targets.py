@@ -19,12 +19,8 @@ def label_rows(rows: Rows, labels: ArrayLike, dense: str = "") -> Array:
     labels = checks.as_array("labels", labels)
     is_dense = dense and labels.shape == rows.like.shape
     with _hint(f"; {dense} takes a target for each class" if is_dense else ""):
-        array = checks.as_integer("labels", labels)
-        shape = _shape_of_rows(rows)
-        checks.require_shape("labels", array, shape, "the shape of logits without axis,")
-    count = num_classes(rows.z.shape, rows.axis_name)
-    checks.require_index_dtype("labels", array, count)
-    valid = (array >= 0) & (array <= count - 1)  # the count itself may not fit the dtype
+        count = num_classes(rows.z.shape, rows.axis_name)
+        array, valid = integer_labels(labels, _shape_of_rows(rows), count)
     if rows.mask is None or rows.empty is None:
         return checks.check_values(f"labels must be in [0, {count})", array, valid)
     array = jnp.where(rows.empty[..., 0], jnp.zeros([], array.dtype), array)
@@ -36,6 +32,14 @@ def label_rows(rows: Rows, labels: ArrayLike, dense: str = "") -> Array:
         rule = "labels must be classes that where keeps"
         array = checks.check_values(rule, array, kept | ~valid | rows.empty[..., 0])
     return array
+
+
+def integer_labels(labels: ArrayLike, shape: tuple[int, ...], count: int) -> tuple[Array, Array]:
+    """Integer labels of rows in that shape, and which of them are one of so many classes."""
+    array = checks.as_integer("labels", labels)
+    checks.require_shape("labels", array, shape, "the shape of logits without axis,")
+    checks.require_index_dtype("labels", array, count)
+    return array, (array >= 0) & (array <= count - 1)  # the count itself may not fit the dtype
 
 
 def one_hot_rows(rows: Rows, labels: ArrayLike, dense: str = "") -> Array:
