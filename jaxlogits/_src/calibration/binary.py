@@ -17,6 +17,7 @@ from jaxlogits._src.base.program import program
 from jaxlogits._src.calibration.bins import curve, equal_width, mean_distance
 from jaxlogits._src.calibration.labelled import row_weights
 from jaxlogits._src.log_odds import wide_sigmoid
+from jaxlogits._src.mesh.explicit import with_whole_arrays
 
 
 class BinaryReliabilityCurve(NamedTuple):
@@ -37,6 +38,7 @@ class BinaryReliabilityCurve(NamedTuple):
 
 @checks.whole("num_bins")
 @program("num_bins")
+@with_whole_arrays
 def binary_reliability_curve(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -79,6 +81,7 @@ def binary_reliability_curve(
 
 @checks.whole("num_bins")
 @program("num_bins")
+@with_whole_arrays
 def binary_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -111,6 +114,7 @@ def binary_calibration_error(
 
 
 @program()
+@with_whole_arrays
 def binary_brier_score(
     logits: ArrayLike,
     labels: ArrayLike,
