@@ -261,6 +261,43 @@ def _bad_slopes(problem: Problem, want: Any, rng: Random, fn: Any) -> str | None
     return f"slopes of the coefficients {off:.2g} standard errors off, of {size:.2g}: {got.ravel()}"
 
 
+def firth(rng: Random, fixed: Random, mode: str, dtype: str) -> str | None:
+    """Firth's fit has a maximum whatever the data, where the score less its bias is 0."""
+    problem = problem_of("fit_logistic", rng, fixed, dtype)._replace(static={"firth": True})
+    x, truth, offset = problem.features, problem.truth, problem.offset[:, 1:]
+    weights = truth.sum(axis=1)
+    keep = weights > 0
+    x, truth, offset, weights = x[keep], truth[keep], offset[keep], weights[keep]
+    if "weights" in problem.args and problem.args["weights"].max() not in (1.0, 2.5):
+        return None  # of a billionth of a row there is nothing but the penalty
+    if len(x) <= x.shape[1] or np.linalg.cond(x / np.linalg.norm(x, axis=0)) > 1e5:
+        return None
+    static = (("firth", True),)
+    args = problem.args
+    if mode == "vmap":
+        args = {k: np.stack([x, rng.permutation(x, axis=0)]) for k, x in args.items()}
+    fit = jax.tree.map(np.asarray, fit_program("fit_logistic", _no_slopes(mode), static)(args))
+    b = (fit.coefficients[0] if mode == "vmap" else fit.coefficients).astype(float)
+    p = references.sigmoid(x @ b + offset[:, 0])
+    root = np.sqrt(weights * p * (1 - p))[:, None] * x
+    basis = np.linalg.qr(root)[0]
+    # What each row pulls by itself, all its repetitions together.
+    pulls = np.sum(basis**2, axis=1) * (0.5 - p)
+    score = x.T @ (truth[:, 1] - weights * p + pulls)
+    off = np.sqrt(score @ np.linalg.solve(root.T @ root, score))
+    wide = dtype == "float64"
+    n, size = np.sqrt(weights.max()), 1 + abs(offset).max()
+    allowed = 1e-6 if wide else 2e-3 * size * max(1.0, 1e-3 * n * size)
+    converged = np.all(fit.converged[0] if mode == "vmap" else fit.converged)
+    if converged and off <= allowed:
+        return None
+    return f"converged {converged}, {off:.2g} standard errors from where the score is 0, {b}"
+
+
+def _no_slopes(mode: str) -> str:
+    return "value" if mode == "derivative" else mode
+
+
 # Calibration.
 
 
@@ -305,8 +342,59 @@ def calibration(name: str, rng: Random, fixed: Random, mode: str, dtype: str) ->
     keep = more.get("where", np.ones(4 * N, bool)) & (more.get("weights", np.ones(4 * N)) > 0)
     given = z.copy()
     given[~keep & (rng.random(4 * N) < 0.3)] = np.nan  # which isn't read
-    got = calibration_program(name, "value" if mode == "derivative" else mode)(given, labels, more)
+    if name in SLOPES and mode == "derivative":
+        return _bad_slope(name, rng, given, (z, labels, more), dtype)
+    if name == "fit_vector_scaling":
+        more["l2"] = np.asarray(rng.choice([0.1, 1.0, 10.0]), dtype)
+        z = np.where(z == -1e9, -np.inf, z)
+    got = calibration_program(name, _no_slopes(mode))(given, labels, more)
     return _bad_number(name, got, (z.astype(float), labels, more), dtype)
+
+
+# Those of which a small change of the logits changes a little.
+SLOPES = (
+    *("expected_calibration_error", "maximum_calibration_error", "classwise_calibration_error"),
+    *("brier_score", "binary_calibration_error", "binary_brier_score"),
+)
+
+
+@functools.cache
+def _slope_program(name: str) -> Any:
+    def slope(z: Any, direction: Any, labels: Any, more: Any) -> Any:
+        def fn(z: Any) -> Any:
+            return getattr(jl, name)(z, labels, **more)
+
+        return jax.jvp(fn, [z], [direction])[1], jax.grad(fn)(z)
+
+    return jax.jit(slope)
+
+
+def _bad_slope(name: str, rng: Random, given: Array, args: Any, dtype: str) -> str | None:
+    """Forwards and backwards, against differences where those of both sides agree."""
+    z, labels, more = args
+    z = np.where(z == -1e9, -np.inf, z)
+    signs = rng.choice([-1.0, 0.5, 1.0], size=z.shape)
+    forwards, gradient = _slope_program(name)(given, signs.astype(dtype), labels, more)
+    forwards = float(forwards)
+    gradient = np.asarray(gradient).astype(float)
+    if not np.isfinite(gradient).all():
+        return f"a gradient of {gradient[~np.isfinite(gradient)][0]}"
+    exact = {k: x if x.dtype.kind == "b" else x.astype(float) for k, x in more.items()}
+    oracle = getattr(references, name)
+
+    def at(h: float) -> float:
+        return float(oracle(z.astype(float) + h * signs, labels, **exact))
+
+    h = 1e-6
+    before, here, after = at(-h), at(0.0), at(h)
+    sides = (after - here) / h, (here - before) / h
+    allowed = (1e-5 if dtype == "float64" else 1e-3) * (1 + abs(sides[0]))
+    if abs(sides[0] - sides[1]) > 1e-4 or not np.isfinite(here):
+        return None  # at an edge of a bin or a kink
+    backwards = float(np.sum(gradient * signs))
+    if abs(forwards - sides[0]) <= allowed and abs(backwards - sides[0]) <= allowed:
+        return None
+    return f"slopes {forwards!r} and {backwards!r}, not {sides[0]!r}"
 
 
 def _bad_number(name: str, got: Any, args: Any, dtype: str) -> str | None:
@@ -317,6 +405,10 @@ def _bad_number(name: str, got: Any, args: Any, dtype: str) -> str | None:
     tolerance = 1e-9 if dtype == "float64" else 1e-4
     if name == "fit_temperature":
         return _bad_temperature(got, z, labels, more, tolerance)
+    if name == "fit_vector_scaling":
+        return _bad_scales(got, z, labels, more, dtype)
+    if name == "fit_platt":
+        return _bad_line(got, z, labels, more, dtype)
     oracle = getattr(references, name)
     wants = [float(oracle(z * (1 + s), labels, **more)) for s in (0.0, 1e-6, -1e-6)]
     number = float(np.asarray(got))
@@ -366,23 +458,71 @@ def _bad_temperature(got: Any, z: Array, labels: Array, more: Any, tolerance: fl
     return f"temperature {got.temperature}, not {1 / want}, converged {got.converged}"
 
 
+def _bad_scales(got: Any, z: Array, labels: Array, more: Any, dtype: str) -> str | None:
+    """By the step that Newton's method would still take, in standard errors of the fit."""
+    keep, w = more.get("where", np.ones(len(z), bool)), more.get("weights", np.ones(len(z)))
+    z, labels, w = z[keep], labels[keep], w[keep]
+    scale, bias = (np.asarray(x).astype(float) for x in got[:2])
+    k = z.shape[1]
+    finite = np.where(np.isneginf(z), 0.0, z)
+    p = references.softmax(np.where(np.isneginf(z), -np.inf, finite * scale + bias))
+    wrong = w[:, None] * (p - np.eye(k)[labels])
+    point = np.concatenate([scale - 1, bias])
+    slope = np.concatenate([np.sum(wrong * finite, axis=0), wrong.sum(0)]) + more["l2"] * point
+    columns = np.concatenate(
+        [finite[:, :, None] * np.eye(k), np.ones_like(finite)[:, :, None] * (np.eye(k))], axis=2
+    )
+    spread = p[:, :, None] * (np.eye(k) - p[:, None, :]) * w[:, None, None]
+    hessian = np.einsum("nap,nab,nbq->pq", columns, spread, columns) + more["l2"] * np.eye(2 * k)
+    off = np.sqrt(slope @ np.linalg.solve(hessian, slope))
+    # The rounding of each row's slope, of which all come together.
+    size = np.sqrt(np.sum(w)) * (1 + abs(finite).max())
+    allowed = 1e-7 * (1 + size) if dtype == "float64" else 2e-4 + 2e-6 * size
+    if got.converged and off <= allowed:
+        return None
+    return f"converged {got.converged}, {off:.2g} standard errors from the minimum"
+
+
+def _bad_line(got: Any, scores: Array, labels: Array, more: Any, dtype: str) -> str | None:
+    """By the step that Newton's method would still take, in standard errors of the fit."""
+    keep, w = more.get("where", np.ones(len(scores), bool)), more.get("weights", 1.0)
+    w = np.where(keep, w, 0.0)
+    yes, no = np.sum(w * labels), np.sum(w * (1 - labels))
+    targets = np.where(labels == 1, (yes + 1) / (yes + 2), 1 / (no + 2))
+    x = np.stack([scores, np.ones_like(scores)], axis=1)
+    line = np.array([float(got.slope), float(got.intercept)])
+    p = references.sigmoid(x @ line)
+    slope = x.T @ (w * (p - targets))
+    off = np.sqrt(slope @ np.linalg.solve((x * (w * p * (1 - p))[:, None]).T @ x, slope))
+    scale = max(1.0, np.sqrt(w.max()))
+    if got.converged and off <= (1e-7 if dtype == "float64" else 1e-3) * scale:
+        return None
+    return f"converged {got.converged}, {off:.2g} standard errors from the minimum, at {line}"
+
+
 def _named(judge: Callable[..., str | None], name: str) -> Callable[..., str | None]:
     return functools.partial(judge, name)
 
 
-TARGETS = {name: _named(regression, name) for name in ("fit_logistic", "fit_multinomial")} | {
-    name: _named(calibration, name)
-    for name in (
-        "fit_temperature",
-        "expected_calibration_error",
-        "maximum_calibration_error",
-        "adaptive_calibration_error",
-        "classwise_calibration_error",
-        "brier_score",
-        "binary_calibration_error",
-        "binary_brier_score",
-    )
-}
+TARGETS = (
+    {"firth": firth}
+    | {name: _named(regression, name) for name in ("fit_logistic", "fit_multinomial")}
+    | {
+        name: _named(calibration, name)
+        for name in (
+            "fit_temperature",
+            "fit_vector_scaling",
+            "fit_platt",
+            "expected_calibration_error",
+            "maximum_calibration_error",
+            "adaptive_calibration_error",
+            "classwise_calibration_error",
+            "brier_score",
+            "binary_calibration_error",
+            "binary_brier_score",
+        )
+    }
+)
 
 
 def check(name: str, seed: int) -> list[str]:

@@ -6,6 +6,8 @@ import fuzz
 import fuzz_calls
 import fuzz_fits
 import fuzz_heads
+import fuzz_mesh
+import fuzz_rows
 import pytest
 
 
@@ -17,9 +19,9 @@ def failures(name: str, settings: int) -> list[str]:
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("name", fuzz.BY_NAME)
+@pytest.mark.parametrize("name", fuzz_rows.BY_NAME)
 def test_some_rows(name: str) -> None:
-    assert failures(name, len(fuzz.SETTINGS)) == []
+    assert failures(name, len(fuzz_rows.SETTINGS)) == []
 
 
 @pytest.mark.newest
@@ -32,3 +34,13 @@ def test_some_fits(name: str) -> None:
 @pytest.mark.parametrize("name", fuzz_heads.TARGETS)
 def test_some_calls(name: str) -> None:
     assert failures(name, len(fuzz_calls.SETTINGS)) == []
+
+
+# One of each way of running on a mesh; ``tests/mesh`` has the others.
+ON_A_MESH = ("softmax", "keep_top_k", "sample", "linear_log_probs")
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("name", ON_A_MESH)
+def test_some_on_a_mesh(name: str) -> None:
+    assert failures(name + fuzz_mesh.SUFFIX, len(fuzz_mesh.SETTINGS)) == []

@@ -53,6 +53,9 @@ def test_penalties_of_raps() -> None:
     assert (np.sum(np.asarray(scores(3.0, 2)) <= 1.5, axis=-1) <= 2).all()
     with pytest.raises(ValueError, match="penalty must be at least 0, got -1"):
         jl.aps_scores(z, penalty=-1.0)
+    with pytest.raises(ValueError, match="num_free must be at least 0, got -1"):
+        jl.aps_scores(z, num_free=-1)
+    assert np.isnan(scores(0.25, -1)).all()
     with pytest.raises(TypeError, match="num_free must be integers"):
         jl.aps_scores(z, penalty=1.0, num_free=1.5)
 

@@ -903,6 +903,66 @@ def test_draws_on_an_explicit_mesh_are_those_of_one_device() -> None:
     assert spec_of(got[1]) == split
 
 
+def of_yes(name: str) -> Any:
+    return lambda z, y, w: getattr(jl, name)(jnp.sum(z, 1), (y > 2).astype(jnp.float32), weights=w)
+
+
+def of_classes(name: str, **options: Any) -> Any:
+    return lambda z, y, w: getattr(jl, name)(z, y, weights=w, **options)
+
+
+# What looks at all rows at once, or at a row in an order of its own.
+OF_ALL_ROWS: dict[str, Any] = {
+    **{
+        name: of_classes(name)
+        for name in (
+            *("expected_calibration_error", "adaptive_calibration_error", "reliability_curve"),
+            *("maximum_calibration_error", "classwise_calibration_error", "brier_score"),
+            "fit_temperature",
+        )
+    },
+    **{
+        name: of_yes(name)
+        for name in (
+            *("binary_calibration_error", "binary_brier_score", "binary_reliability_curve"),
+            "fit_platt",
+        )
+    },
+    "fit_vector_scaling": of_classes("fit_vector_scaling", l2=1.0),
+    "fit_logistic": lambda z, y, w: jl.fit_logistic(z, y > 2, weights=w, l2=1.0),
+    "fit_multinomial": lambda z, y, w: jl.fit_multinomial(z, y, 8, weights=w, l2=1.0),
+    "conformal_threshold": lambda z, y, _: jl.conformal_threshold(z, y, 0.5),
+    "conformal_set": lambda z, _, w: jl.conformal_set(z, w[0]),
+    "aps_scores": lambda z, *_: jl.aps_scores(z, key=jax.random.key(0), penalty=0.25),
+    "sample_without_replacement": lambda z, *_: jl.sample_without_replacement(
+        jax.random.key(0), z, 3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_ALL_ROWS)
+def test_functions_of_all_rows_on_an_explicit_mesh(name: str) -> None:
+    """Whatever is split: their types say what JAX refuses, before anything is computed."""
+    fn, specs = OF_ALL_ROWS[name], (P("b", "a"), P("a"), P("a"))
+    arrays = random(8, 8), jnp.arange(8, dtype=jnp.int32), jnp.ones(8)
+    want = jax.eval_shape(fn, *arrays)
+    with jax.set_mesh(FOUR):
+        split = [place(FOUR, x, spec) for x, spec in zip(arrays, specs, strict=True)]
+        got = jax.eval_shape(fn, *split)
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
+@pytest.mark.parametrize("name", ["adaptive_calibration_error", "sample_without_replacement"])
+def test_values_of_all_rows_on_an_explicit_mesh(name: str) -> None:
+    fn = OF_ALL_ROWS[name]
+    arrays = random(8, 8), jnp.arange(8, dtype=jnp.int32), jnp.ones(8)
+    want = interpreted(fn)(*arrays)
+    with jax.set_mesh(FOUR):
+        got = fn(place(FOUR, arrays[0], P("b", "a")), *arrays[1:])
+    assert_close(got, want)
+
+
 def test_row_functions_split_in_any_way() -> None:
     """Logits, labels and a mask of different splits, or some whole: losses and softmax."""
     z, labels, where = random(8, 8), jnp.arange(8, dtype=jnp.int32), jnp.ones([8, 8], bool)

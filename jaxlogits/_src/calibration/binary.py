@@ -16,6 +16,7 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.base.program import program
 from jaxlogits._src.calibration.bins import curve, equal_width, mean_distance
 from jaxlogits._src.calibration.labelled import counting_rows
+from jaxlogits._src.mesh.explicit import with_whole_arrays
 
 
 class BinaryReliabilityCurve(NamedTuple):
@@ -36,6 +37,7 @@ class BinaryReliabilityCurve(NamedTuple):
 
 @checks.whole("num_bins")
 @program("num_bins")
+@with_whole_arrays
 def binary_reliability_curve(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -78,6 +80,7 @@ def binary_reliability_curve(
 
 @checks.whole("num_bins")
 @program("num_bins")
+@with_whole_arrays
 def binary_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -110,6 +113,7 @@ def binary_calibration_error(
 
 
 @program()
+@with_whole_arrays
 def binary_brier_score(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -20,11 +20,13 @@ from jaxlogits._src.base.checked import calling
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, wide_dtype, widen
 from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.mesh.explicit import with_whole_arrays, with_whole_classes
 from jaxlogits._src.rows.rows import from_rows, rows_of, spoiled, to_rows
 from jaxlogits._src.rows.softmax import log_softmax_rows
 
 
 @program("axis", penalty=Option(Range(0), off=(0,)), num_free=Option(Range(0), integer=True))
+@with_whole_classes(logits="rows classes", where="rows classes")
 def aps_scores(
     logits: ArrayLike,
     axis: Axis = -1,
@@ -141,6 +143,7 @@ def conformal_threshold(
 
 
 @program("axis")
+@with_whole_arrays
 def _threshold(
     scores: ArrayLike, labels: ArrayLike, share: Array, axis: Axis, *, where: ArrayLike | None
 ) -> Array:

@@ -19,6 +19,7 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
 from jaxlogits._src.base.program import program
 from jaxlogits._src.calibration.bins import bin_sums, curve, equal_width, mean_distance
 from jaxlogits._src.calibration.labelled import Graded, graded_rows, labelled_rows
+from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.rows.softmax import label_mask, softmax_complement_rows, softmax_rows
 
 
@@ -40,6 +41,7 @@ class ReliabilityCurve(NamedTuple):
 
 @checks.whole("num_bins")
 @program("axis", "num_bins")
+@with_whole_arrays
 def reliability_curve(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -81,6 +83,7 @@ def reliability_curve(
 
 @checks.whole("num_bins")
 @program("axis", "num_bins")
+@with_whole_arrays
 def expected_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -115,6 +118,7 @@ def expected_calibration_error(
 
 @checks.whole("num_bins")
 @program("axis", "num_bins")
+@with_whole_arrays
 def adaptive_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -152,6 +156,7 @@ def adaptive_calibration_error(
 
 @checks.whole("num_bins")
 @program("axis", "num_bins")
+@with_whole_arrays
 def maximum_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -190,6 +195,7 @@ def maximum_calibration_error(
 
 @checks.whole("num_bins")
 @program("axis", "num_bins")
+@with_whole_arrays
 def classwise_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -232,6 +238,7 @@ def classwise_calibration_error(
 
 
 @program("axis")
+@with_whole_arrays
 def brier_score(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -24,6 +24,7 @@ from jaxlogits._src.calibration.objectives import (
     scaled,
     spread,
 )
+from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.regression.fit import fit_logistic
 from jaxlogits._src.regression.newton import solve
 from jaxlogits._src.rows.softmax import label_mask
@@ -70,6 +71,7 @@ class PlattFit(NamedTuple):
 
 
 @program("axis")
+@with_whole_arrays
 def fit_temperature(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -126,6 +128,7 @@ def fit_temperature(
 
 
 @program("axis", l2=Option(Range(0)))
+@with_whole_arrays
 def fit_vector_scaling(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -179,6 +182,7 @@ def fit_vector_scaling(
 
 
 @program()
+@with_whole_arrays
 def fit_platt(
     scores: ArrayLike,
     labels: ArrayLike,

@@ -90,6 +90,7 @@ def _sorted_down(arrays: tuple[Array, ...], k: int) -> tuple[Array, ...]:
         (key,) = keys
         largest, places = lax.top_k(key, min(k, key.shape[-1]))
         return largest, jnp.take_along_axis(index, places, axis=-1)
+    index = index + jnp.zeros_like(keys[0], index.dtype)  # split over an Explicit mesh as they are
     *keys, index = lax.sort((*(-key for key in keys), index), num_keys=len(keys))
     return (*(-key[..., :k] for key in keys), index[..., :k])
 

@@ -12,6 +12,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.regression.coordinates import power_of_two
 from jaxlogits._src.regression.counts import log_likelihood, with_derivative_of
 from jaxlogits._src.regression.design import Design, class_design, yes_no_design
@@ -77,6 +78,7 @@ class LogisticFit(NamedTuple):
     max_steps=Option(Range(1), integer=True),
     tolerance=Option(Range(0)),
 )
+@with_whole_arrays
 def fit_logistic(
     features: ArrayLike,
     labels: ArrayLike,
@@ -164,6 +166,7 @@ def _entropy(shares: Array) -> Array:
     max_steps=Option(Range(1), integer=True),
     tolerance=Option(Range(0)),
 )
+@with_whole_arrays
 def fit_multinomial(
     features: ArrayLike,
     labels: ArrayLike,

@@ -12,6 +12,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checked import calling
 from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.program import program
+from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.regression.design import (
     ONE_FOR_EACH,
     class_design,
@@ -88,6 +89,7 @@ def robust_covariance(
 
 
 @program("weight_kind", "kind")
+@with_whole_arrays
 def _robust_covariance(
     fit: LogisticFit,
     features: ArrayLike,
