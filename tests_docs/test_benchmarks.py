@@ -69,3 +69,48 @@ def test_time_of_a_tpu_program(load) -> None:
     rows = 3 * (2 * 4 * 128)  # read and written, not the whole array
     fast = 4 * 64 * 128  # read once; what it becomes is in a faster memory
     assert tpu.seconds(PROGRAM, chip) == pytest.approx(products + (rows + fast) / tpu.SHARE)
+
+
+@pytest.mark.parametrize("part", ["head", "rows"])
+def test_script_for_a_device(
+    load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str
+) -> None:
+    """At sizes that any machine has; what fails is in the table by the name of its error."""
+    device = load("device")
+    small = {
+        "HEADS": ((8, 4, 32),),
+        "BLOCK_SIZES": (4,),
+        "DTYPES": ("bfloat16",),
+        "SMALL": device.linear_head.Shape(8, 4, 32, 1),
+        "ROWS": ((4, 8),),
+        "SMALL_ROWS": (4, 8),
+        "FUNCTIONS": ("logsumexp", "softmax_cross_entropy_with_integer_labels", "sample"),
+    }
+    for name, value in small.items():
+        monkeypatch.setattr(device, name, value)
+    monkeypatch.setattr(device, "interleaved", once)
+    device.main([part, "--out", str(tmp_path)])
+    (page,) = tmp_path.glob(f"device-cpu-{part}.md")
+    text = page.read_text()
+    assert "Error |" not in text
+    for name in ("optax", "products alone") if part == "head" else small["FUNCTIONS"]:
+        assert name in text
+
+
+def once(functions, **_):
+    """In place of the timing, of which nothing is looked at."""
+    for function in functions:
+        function()
+    return [importlib.import_module("_measure").Timing(1.0, 1.0, 1.0, 1.0, 1.0)] * len(functions)
+
+
+def test_commits_are_compared(load, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    if not (BENCHMARKS.parent / ".git").exists():
+        pytest.skip("there are no commits")
+    compare = load("compare")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    options = ["--cases", "softmax", "--sizes", "4x8", "--seconds", "0.01"]
+    monkeypatch.setattr(sys, "argv", ["compare.py", "HEAD", *options])
+    compare.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("| softmax |") for line in lines) == 2
