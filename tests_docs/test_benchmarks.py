@@ -114,3 +114,8 @@ def test_commits_are_compared(load, capsys: pytest.CaptureFixture[str], monkeypa
     compare.main()
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| softmax |") for line in lines) == 2
+
+
+def test_all_tables_are_listed(load) -> None:
+    runner = load("all")
+    assert runner.README.read_text() == runner.index(), "run benchmarks/all.py --list"
