@@ -1,11 +1,13 @@
-"""Memory of a linear head's loss on TPUs, from the TPU compiler, without a TPU.
+"""Memory and modelled time of a linear head's loss on TPUs, from their compiler, without a TPU.
 
 Run: python benchmarks/linear_head_tpu.py   (pip install optax libtpu; Python 3.12 or newer)
 
 It compiles for one device of a v5e and of a v6e and writes benchmarks/results/linear-head-tpu.md.
-Nothing runs, so there are no times here.
+Nothing runs: `_tpu.py` says how times are modelled.
 """
 
+import inspect
+import math
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,13 +19,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from _measure import RESULTS, table, versions
-from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from _tpu import CHIPS, SHARE, compile_for, seconds
 
 import jaxlogits as jl
 
 MIB = 2**20
-TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x2"}
+BLOCK_SIZES = (256, 1024, 2048, 4096)
 
 
 class Shape(NamedTuple):
@@ -38,7 +39,7 @@ class Shape(NamedTuple):
         return " × ".join(map(str, self))
 
 
-SHAPES = [Shape(8192, 1024, 262144)]
+SHAPES = [Shape(8192, 4096, 128256), Shape(8192, 1024, 262144)]
 
 
 def plain(hidden: Any, kernel: Any, labels: Any) -> Any:
@@ -52,53 +53,70 @@ def blockwise(block_size: int | None) -> Callable[..., Any]:
     return loss
 
 
+def tiles(hidden: Any, kernel: Any, labels: Any) -> Any:
+    return jl.linear_softmax_cross_entropy(hidden, kernel, labels, memory="tiles")
+
+
 def tied(hidden: Any, embedding: Any, labels: Any) -> Any:
-    return jl.linear_softmax_cross_entropy(hidden, embedding.T, labels, block_size=256)
+    return jl.linear_softmax_cross_entropy(hidden, embedding.T, labels)
+
+
+def log_probs(hidden: Any, kernel: Any, labels: Any) -> Any:
+    return jl.linear_log_probs(hidden, kernel, labels).sum()
 
 
 LOSSES = {
     "optax on hidden @ kernel": plain,
     "jaxlogits": blockwise(None),
-    "jaxlogits, block_size=256": blockwise(256),
-    "jaxlogits, block_size=256, kernel = embedding.T": tied,
+    **{f"jaxlogits, block_size={size}": blockwise(size) for size in BLOCK_SIZES},
+    "jaxlogits, kernel = embedding.T": tied,
+    "sum of linear_log_probs": log_probs,
 }
+if "memory" in inspect.signature(jl.linear_softmax_cross_entropy).parameters:
+    LOSSES['jaxlogits, memory="tiles"'] = tiles
 
 
-def temp_mib(fn: Callable[..., Any], shape: Shape, topology: str, transposed: bool) -> float:
-    """Temporary memory on one device, for bfloat16 hidden and kernel."""
-    devices = topologies.get_topology_desc(TOPOLOGIES[topology], "tpu").devices
-    sharding = SingleDeviceSharding(devices[0])
+def measure(name: str, shape: Shape, kind: str) -> list[str]:
+    """Temporary MiB and modelled ms of one loss, for bfloat16 hidden and kernel."""
+    loss, chip = LOSSES[name], CHIPS[kind]
     kernel = (shape.features, shape.classes)
     types = [
-        jax.ShapeDtypeStruct((shape.rows, shape.features), jnp.bfloat16, sharding=sharding),
-        jax.ShapeDtypeStruct(
-            kernel[::-1] if transposed else kernel, jnp.bfloat16, sharding=sharding
-        ),
-        jax.ShapeDtypeStruct((shape.rows,), jnp.int32, sharding=sharding),
+        jax.ShapeDtypeStruct((shape.rows, shape.features), jnp.bfloat16),
+        jax.ShapeDtypeStruct(kernel[::-1] if loss is tied else kernel, jnp.bfloat16),
+        jax.ShapeDtypeStruct((shape.rows,), jnp.int32),
     ]
-    return jax.jit(fn).lower(*types).compile().memory_analysis().temp_size_in_bytes / MIB
+    programs = [
+        compile_for(fn, chip, *types) for fn in (loss, jax.value_and_grad(loss, argnums=(0, 1)))
+    ]
+    value, whole = (p.memory_analysis().temp_size_in_bytes / MIB for p in programs)
+    milliseconds = [1e3 * seconds(p.as_text(), chip) for p in programs]
+    floor = 1e3 * 6 * math.prod(shape) / chip.peak  # of three products
+    beyond = whole if loss in (plain, tiles) else whole - 4 * math.prod(kernel) / MIB
+    numbers = [value, whole, beyond, *milliseconds]
+    return [name, kind, *(f"{x:.0f}" for x in numbers), f"{milliseconds[1] / floor:.2f}"]
 
 
 def main() -> None:
     paragraphs = [
-        "# A linear head's loss on one TPU: temporary memory",
+        "# A linear head's loss on one TPU: memory and modelled time",
         f"{versions('jax', 'libtpu', 'jaxlogits', 'optax')}; bfloat16 hidden and kernel. Compiled "
-        "for the TPU, not run: MiB from the compiler's memory analysis. The kernel's gradient is "
-        "summed in float32, which takes memory that a bfloat16 result doesn't; the last column "
-        "leaves that sum out.",
+        "for the TPU, not run. MiB are temporary memory, from the compiler's memory analysis. The "
+        "kernel's gradient is summed in float32, which takes memory that a bfloat16 result "
+        "doesn't; one column leaves that sum out.",
+        "Times are modelled from the compiled program: matrix products, with what is fused into "
+        f"them, by the compiler's estimate of cycles; the rest by the bytes that it reads and "
+        f"writes, at {SHARE} of the bandwidth. They rank programs for one chip. No chip was there "
+        "to compare them with. The last column is the time of value and gradients over that of "
+        "three matrix products at the chip's peak.",
     ]
     for shape in SHAPES:
-        gradient = 4 * shape.features * shape.classes / MIB
         rows = []
-        for name, loss in LOSSES.items():
-            for topology in TOPOLOGIES:
-                value = temp_mib(loss, shape, topology, loss is tied)
-                both = jax.value_and_grad(loss, argnums=(0, 1))
-                whole = temp_mib(both, shape, topology, loss is tied)
-                beyond = whole if loss is plain else whole - gradient
-                print(shape, name, topology, value, whole, flush=True)
-                rows.append([name, topology, f"{value:.0f}", f"{whole:.0f}", f"{beyond:.0f}"])
-        columns = ["", "TPU", "value", "value and gradients", "without the float32 gradient"]
+        for name in LOSSES:
+            for kind in CHIPS:
+                rows.append(measure(name, shape, kind))
+                print(shape, *rows[-1], sep=" | ", flush=True)
+        columns = ["", "TPU", "MiB, value", "MiB, value and gradients", "without the float32 sum"]
+        columns += ["ms, value", "ms, value and gradients", "over the floor"]
         paragraphs += [f"## {shape}", table(columns, rows)]
     path = RESULTS / "linear-head-tpu.md"
     path.write_text("\n\n".join(paragraphs) + "\n")

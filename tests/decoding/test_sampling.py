@@ -51,6 +51,31 @@ def test_rows_are_independent() -> None:
     assert_drawn(2 * first + second, np.outer(softmax(z[0]), softmax(z[0])).ravel())
 
 
+def test_long_rows() -> None:
+    """They are drawn in two rounds: of blocks, of which one is empty here and one has padding."""
+    z = np.random.default_rng(0).uniform(-1, 1, [2, 1500]).astype(np.float32)
+    z[:, 256:384] = -INF
+    z[0, :128], z[1, 1408:] = -200, 2
+    classes = jax.jit(lambda: jl.sample(KEY, z, shape=(20_000,)))()
+    for row, drawn in zip(z, classes.T, strict=True):
+        assert_drawn(drawn, softmax(row.astype(float)))
+    # Rows are independent in both rounds: how often they share the block, or the place in it.
+    p = np.pad([softmax(row.astype(float)) for row in z], [(0, 0), (0, 36)]).reshape(2, 12, 128)
+    for part, axis in ((classes // 128, 2), (classes % 128, 1)):
+        share = np.sum(np.prod(np.sum(p, axis=axis), axis=0))
+        deviation = (share / 20_000) ** 0.5
+        assert abs(np.mean(part[:, 0] == part[:, 1]) - share) < 5.5 * deviation
+
+
+def test_edges_of_long_rows() -> None:
+    z = np.zeros([6, 1500], np.float32)
+    z[0, 1400], z[1, 3], z[2, [3, 1400]], z[3], z[4, 700] = INF, NAN, INF, -INF, 3e38
+    draw = jax.jit(lambda where: jl.sample(KEY, z, where=where, shape=(3, 2)))
+    classes = np.asarray(draw(np.arange(6)[:, None] * np.ones([1500], np.int32) < 5))
+    assert classes.shape == (3, 2, 6)
+    np.testing.assert_array_equal(classes, np.broadcast_to([1400, -1, -1, -1, 700, -1], (3, 2, 6)))
+
+
 def test_noise_is_fine_enough_for_rare_classes() -> None:
     """A class of probability q is drawn when its exponential is about q: it needs q's bits.
 

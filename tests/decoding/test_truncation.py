@@ -294,6 +294,26 @@ def test_layout_and_dtype(name: str) -> None:
     np.testing.assert_array_equal(got, fn(low.astype(jnp.float32), parameter[:, None]))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_thresholds_of_half_precision(dtype: Any) -> None:
+    """They are searched among the numbers of that dtype, subnormal and infinite ones too."""
+    z = np.array(jnp.asarray(rows(40), dtype).astype(jnp.float32))
+    least = float(jnp.finfo(dtype).smallest_subnormal)
+    if dtype == jnp.float16:  # those of bfloat16 are flushed to 0, as float32's are
+        z[0] = least * np.arange(40)
+    z[1, :4], z[2, 1:] = -INF, z[2, 0]
+    for name, oracle, values in (
+        ("keep_top_k", top_k, (1, 7, 39)),
+        ("keep_top_p", top_p, (0.3, 0.9)),
+    ):
+        keep = jax.jit(getattr(jl, name))
+        for value in values:
+            kept = np.isfinite(keep(jnp.asarray(z, dtype), value))
+            for got, row in zip(kept, z, strict=True):
+                want = (row >= np.min(row[oracle(row, value)])) & (row > -INF)
+                np.testing.assert_array_equal(got, want)
+
+
 def test_float64(x64: None) -> None:  # noqa: ARG001
     for name, (oracle, parameters) in ORACLES.items():
         z = rows(20).astype(np.float64)

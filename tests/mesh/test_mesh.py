@@ -326,6 +326,22 @@ def test_draws_at_large_offsets_and_small_temperatures() -> None:
         assert scipy.stats.chisquare(counts, expected).pvalue > 1e-6
 
 
+def test_draws_from_long_rows() -> None:
+    """Of 1100 classes of each device, which are drawn in two rounds; one device has none left."""
+    z = jnp.linspace(-1.0, 1.0, 8 * 1100)[None].at[:, 1100:2200].set(-jnp.inf)
+    draws = 10_000
+    classes = on_eight(
+        lambda z: jl.sample(jax.random.key(4), z, shape=(draws,), axis_name="model"), P()
+    )(z)
+    # Each device's classes in 11 parts: a hundred draws or so of each.
+    probs = np.exp(np.asarray(z[0], np.float64)).reshape(88, 100).sum(axis=-1)
+    counts = np.bincount(classes[:, 0] // 100, minlength=88)
+    some = probs > 0
+    assert not counts[~some].any()
+    expected = draws * probs[some] / probs.sum()
+    assert scipy.stats.chisquare(counts[some], expected).pvalue > 1e-6
+
+
 # A linear head, whose rows and classes are split.
 
 D, ROWS, CLASSES = 5, 4 * 7, 2 * 21  # odd numbers for each device, and blocks of 3 don't fit
@@ -961,6 +977,14 @@ def test_values_of_all_rows_on_an_explicit_mesh(name: str) -> None:
     with jax.set_mesh(FOUR):
         got = fn(place(FOUR, arrays[0], P("b", "a")), *arrays[1:])
     assert_close(got, want)
+
+
+def test_long_rows_on_an_explicit_mesh_are_drawn_as_on_one_device() -> None:
+    mesh, z = mesh_of(AxisType.Explicit, data=4, model=2), random(4, 1200)
+    draw = jax.jit(lambda z: jl.sample(jax.random.key(3), z, shape=(2,)))
+    got = draw(place(mesh, z, P("data", "model")))
+    np.testing.assert_array_equal(got, draw(z))
+    assert spec_of(got) == P(None, "data")
 
 
 def test_row_functions_split_in_any_way() -> None:

@@ -3,9 +3,12 @@
 The noise has twice the bits that jax.random takes by default: with those alone a class of
 probability 1e-7 is drawn far too rarely and one of 1e-8 never, as the noise can't exceed 16.6.
 It is added to logits below their maximum, as what is added to 1e7 would be rounded away.
+To make it is what takes time: a draw from a long row takes noise for 2 sqrt(K) numbers, not for K.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +17,13 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName
 from jaxlogits._src.base.rules import derivatives
-from jaxlogits._src.mesh.reductions import row_argmax, row_max, row_sum
+from jaxlogits._src.mesh.reductions import first_class, of_all_devices, row_argmax, row_max, row_sum
 from jaxlogits._src.rows.quotients import cooled
 from jaxlogits._src.rows.rows import Rows, spoiled
 from jaxlogits._src.rows.softmax import first_max
+
+_LONG_ROW = 512  # classes, from which on two rounds of draws are faster than one
+_LANES = 128  # of a vector unit's register on a TPU; a block is a multiple
 
 
 def unclear_rows(rows: Rows) -> Array:
@@ -59,12 +65,51 @@ def half_below_max(z: Array, axis_name: AxisName) -> Array:
 
 
 def draw(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
-    """int32 indices of the largest perturbed logits; -1 if there is none."""
+    """int32 indices of draws from the softmax of rows; -1 if there is none."""
     z = lax.stop_gradient(z)
+    if z.shape[-1] >= _LONG_ROW:
+        return _draw_in_two_rounds(as_key(key), z, shape, axis_name)
     noise = gumbel(key, (*shape, *z.shape), z.dtype, axis_name)
     perturbed = jnp.broadcast_to(z, noise.shape) + noise
     classes = row_argmax(perturbed, axis_name)
     return jnp.where(row_max(perturbed, axis_name) > -jnp.inf, classes, -1)[..., 0]
+
+
+def _draw_in_two_rounds(key: Array, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
+    """A block of classes by the logarithm of its sum, and then one of its classes."""
+    to_block, to_class = jax.random.split(key)
+    blocks = _blocks_of(z)
+    largest = jnp.max(blocks, axis=-1)
+    level = jnp.where(largest == -jnp.inf, 0.0, largest)
+    sums = level + jnp.log(jnp.sum(jnp.exp(blocks - level[..., None]), axis=-1))
+    draws = (math.prod(shape),)
+    noise = gumbel(to_block, (*draws, *sums.shape), z.dtype, axis_name)
+    perturbed = jnp.broadcast_to(sums, noise.shape) + noise
+    block = row_argmax(perturbed, axis_name)[..., 0]
+    own = block - first_class(sums.shape, block.dtype, axis_name)
+    is_here = (own >= 0) & (own < sums.shape[-1])
+
+    def take(blocks: Array, own: Array) -> Array:
+        return jnp.take(blocks, own, axis=0, mode="clip")
+
+    for _ in sums.shape[:-1]:
+        take = jax.vmap(take, (0, 1), 1)
+    taken = take(blocks, own)
+    noise = gumbel(to_class, taken.shape, z.dtype, axis_name)
+    classes = own * taken.shape[-1] + row_argmax(taken + noise, None)[..., 0]
+    classes += first_class(z.shape, classes.dtype, axis_name)
+    classes = of_all_devices(jnp.where(is_here, classes, 0), axis_name)
+    some = row_max(perturbed, axis_name)[..., 0] > -jnp.inf
+    return jnp.where(some, classes, -1).reshape(*shape, *z.shape[:-1])
+
+
+def _blocks_of(z: Array) -> Array:
+    """About sqrt(K) blocks ``[..., K / C, C]`` of consecutive classes, the last of them filled."""
+    size = z.shape[-1]
+    width = _LANES * max(1, round(size**0.5 / _LANES))
+    count = -(-size // width)
+    padding = [(0, 0)] * (z.ndim - 1) + [(0, count * width - size)]
+    return jnp.pad(z, padding, constant_values=-jnp.inf).reshape(*z.shape[:-1], count, width)
 
 
 def gumbel(key: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, axis_name: AxisName) -> Array:

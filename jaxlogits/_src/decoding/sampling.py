@@ -31,6 +31,7 @@ from jaxlogits._src.rows.softmax import first_max, softmax_rows
 
 
 @program("axis", "axis_name", "shape", temperature=Option(Range(0)))
+@with_whole_classes(logits="rows classes", where="rows classes", temperature="rows")
 def sample(
     key: ArrayLike,
     logits: ArrayLike,
@@ -44,7 +45,8 @@ def sample(
     """Draw classes from softmax(logits / temperature), independently for each row.
 
     The largest of (z_k - max(z)) / T + g_k with Gumbel noise g, which reaches far enough for
-    probabilities down to 1e-12 to be drawn at their rate, whatever offset the logits have.
+    probabilities down to 1e-12 to be drawn at their rate, whatever offset the logits have. In rows
+    of 512 classes or more a block of them is drawn by its sum first, and then one of its classes.
 
     Args:
         key: from ``jax.random``.

@@ -60,7 +60,7 @@ def keep_top_k(
     count = checks.as_row_count("k", k, z.shape[:-1])
     each = count[..., 0] if count.ndim else count
     checks.check_values("k must be at least 1", each, each >= 1)
-    return kept(rows, z >= kth_largest(z, count, axis_name), count >= 1)
+    return kept(rows, z >= kth_largest(z, count, axis_name, rows.logits.dtype), count >= 1)
 
 
 @program("axis", "axis_name", p=Option(Range(0, 1)))
@@ -101,7 +101,8 @@ def keep_top_p(
     p = row_share(rows, "p", p)
     z = lax.stop_gradient(rows.z)
     stats = row_stats(z, axis_name)
-    return kept(rows, within_mass(z, stats.exps, p, axis_name), ~jnp.isnan(p + stats.rest))
+    inside = within_mass(z, stats.exps, p, axis_name, rows.logits.dtype)
+    return kept(rows, inside, ~jnp.isnan(p + stats.rest))
 
 
 @program("axis", "axis_name", mass=Option(Range(0, 1)))
@@ -144,7 +145,8 @@ def keep_typical(
     # -log p less the entropy is a gap less the mean gap, which nearly equal logits don't cancel in.
     mean = row_sum(jnp.where(probs == 0, 0.0, probs * gaps), axis_name)
     typical = jnp.where(probs > 0, -jnp.abs(gaps - mean), -jnp.inf)
-    return kept(rows, within_mass(typical, probs, mass, axis_name), ~jnp.isnan(mass + mean))
+    inside = within_mass(typical, probs, mass, axis_name, z.dtype)
+    return kept(rows, inside, ~jnp.isnan(mass + mean))
 
 
 @program("axis", "axis_name", p=Option(Range(0, 1)))

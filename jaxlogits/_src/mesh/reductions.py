@@ -155,8 +155,7 @@ def agreed(rows: Array, axis_name: AxisName) -> Array:
 
 def ordered_bits(x: Array) -> Array:
     """Integers in the order of the numbers; NaN without a sign is the largest."""
-    dtype = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
-    return _flipped(lax.bitcast_convert_type(x, dtype))
+    return _flipped(lax.bitcast_convert_type(x, jnp.dtype(f"int{8 * x.dtype.itemsize}")))
 
 
 def from_ordered_bits(bits: Array, dtype: jnp.dtype) -> Array:
