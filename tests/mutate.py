@@ -2,10 +2,11 @@
 
 ``python tests/mutate.py --count 40 --seed 1 tests/test_log_odds.py tests/regression`` runs these
 tests once under coverage.py, draws mutants from the lines that they cover, spread evenly over the
-modules, and runs for each what covers its line, up to the first failure. A line counts as covered
+modules (with ``--of losses``, those of a room), and runs for each what covers its line, up to the
+first failure. A line counts as covered
 by the test that traced it first, as JAX keeps what is traced; so what a mutant survives there is
 followed by all that was named. The table says which mutants lived. Nothing here is changed: tests
-run in a copy.
+run in a copy, and share what they compile.
 """
 
 import argparse
@@ -118,7 +119,13 @@ def mutants(module: Path, covered: set[int]) -> list[Mutant]:
 def pytest(where: Path, tests: list[str], *under: str, seconds: float) -> str:
     """The first test that fails, if any; not to end in time is a failure too."""
     command = [sys.executable, *under, "-m", "pytest", "-n", "0", "-x", "-q", *tests]
-    env = os.environ | {"PYTHONPATH": str(where), "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {
+        "PYTHONPATH": str(where),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(where / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     try:
         run = subprocess.run(
             command,
@@ -164,10 +171,11 @@ def node_id(context: str) -> str:
 
 
 def sample(
-    lines: dict[Path, dict[int, list[str]]], count: int, rng: random.Random
+    lines: dict[Path, dict[int, list[str]]], rooms: list[str], count: int, rng: random.Random
 ) -> Iterator[Mutant]:
     """One of each module in turn, no line twice."""
-    of = {module: mutants(module, set(by)) for module, by in lines.items() if by}
+    chosen = [m for m in lines if any(m.is_relative_to(LIBRARY / room) for room in rooms)]
+    of = {module: mutants(module, set(lines[module])) for module in chosen}
     for found in of.values():
         rng.shuffle(found)
     seen: dict[Path, set[int]] = defaultdict(set)
@@ -202,11 +210,13 @@ def shown(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tests", nargs="*", default=["tests"])
+    parser.add_argument("--of", action="append", help="a room or a module, all if none is given")
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=900, help="for each run of pytest")
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
     given = parser.parse_args()
+    given.of = given.of or ["."]
     command = " ".join(["python", "tests/mutate.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder).resolve()
@@ -215,7 +225,7 @@ def main() -> None:
             make(ROOT / name, where / name)
         lines = covering(where, given.tests, seconds=10 * given.seconds)
         outcomes: list[Outcome] = []
-        for mutant in sample(lines, given.count, random.Random(given.seed)):
+        for mutant in sample(lines, given.of, given.count, random.Random(given.seed)):
             (where / mutant.module).write_text(mutant.source)
             by = pytest(where, lines[mutant.module][mutant.line], seconds=given.seconds)
             by = by or pytest(where, given.tests, seconds=given.seconds)

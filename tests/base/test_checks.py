@@ -273,3 +273,20 @@ def test_options_may_be_python_numbers_or_scalars_of_any_dtype() -> None:
 def test_axes_keep_their_order() -> None:
     assert checks.normalize_axes(jnp.zeros([2, 3, 4]), (-1, 0)) == (2, 0)
     assert checks.normalize_axes(jnp.zeros([2, 3, 4]), -2) == (1,)
+
+
+def test_a_range_holds_its_ends_or_not() -> None:
+    closed, opened = checks.Range(0, 1), checks.Range(above=0, below=1)
+    ends = np.array([-1.0, 0.0, 0.5, 1.0, 2.0, np.nan])
+    assert closed.holds(ends).tolist() == [False, True, True, True, False, False]
+    assert opened.holds(ends).tolist() == [False, False, True, False, False, False]
+    assert str(checks.Range(0, above=-1, below=2)) == "at least 0 and above -1 and below 2"
+
+
+def test_an_option_of_rows_may_have_1_in_place_of_a_dimension() -> None:
+    given = jnp.arange(3.0)[None]
+    got = checks.as_row_option("cap", given, jnp.dtype(jnp.float32), (2, 3))
+    np.testing.assert_array_equal(got, np.broadcast_to(given, (2, 3))[..., None])
+    with pytest.raises(ValueError, match=r"^cap must broadcast") as raised:
+        checks.as_row_option("cap", jnp.zeros([2, 3, 1]), jnp.dtype(jnp.float32), (2, 3))
+    assert str(raised.value).endswith("a scalar, or one for each row as in cap[..., 0]")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.varying import vary, varying_axes
 
@@ -176,6 +177,8 @@ def _eliminate(matrix: Array, right: Array) -> tuple[Array, Array]:
         # Apart from each other, so that the solution is linear in the right side for autodiff.
         solution -= factors * solution[j][None, :]
         matrix -= factors * matrix[j][None, :]
+        # Each step reads all that the last one wrote, and would make it anew for each reader.
+        solution, matrix = xla.one_array(solution), xla.one_array(matrix)
     return solution.reshape(right.shape), jnp.min(jnp.stack(left_over))
 
 
