@@ -266,6 +266,28 @@ def on_eight(fn: Callable[..., Any], out: Any) -> Callable[[Array], Any]:
     return jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=P(None, "model"), out_specs=out))
 
 
+def test_nan_in_classes_that_the_compiler_splits() -> None:
+    """The collective of a maximum may return the number of a device without NaN."""
+    z = np.asarray(random(4, 8)).copy()
+    z[0, 6], z[1, 1], z[2, 7] = np.nan, np.nan, np.inf
+    z[3, 0], z[3, 6] = np.inf, np.inf
+    key = jax.random.key(0)
+
+    def results(z: Array) -> Any:
+        maps = [fn(z, 0.5) for fn in (jl.keep_min_p, jl.keep_top_n_sigma, jl.keep_epsilon)]
+        maps += [jl.keep_top_k(z, 3), jl.apply_temperature(z, 0.0), jl.keep_top_p(z, 0.5)]
+        return maps, [jl.sample(key, z), jl.sample_without_replacement(key, z, 1)[:, 0]]
+
+    split = place(mesh_of(data=2, model=4), jnp.asarray(z), P("data", "model"))
+    maps, draws = jax.jit(results)(split)
+    for shaped in maps:
+        np.testing.assert_array_equal(np.isnan(shaped[:3]).all(axis=1), [True, True, False])
+        assert not np.isnan(shaped[2]).any()
+    assert np.isnan(maps[2][3]).all()
+    for drawn in draws:
+        np.testing.assert_array_equal(drawn == -1, [True, True, False, True])
+
+
 def test_draws_have_the_probabilities_of_the_whole_row() -> None:
     z, draws = LOGITS[:1], 40_000
 

@@ -17,7 +17,14 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName
 from jaxlogits._src.base.rules import derivatives
-from jaxlogits._src.mesh.reductions import first_class, of_all_devices, row_argmax, row_max, row_sum
+from jaxlogits._src.mesh.reductions import (
+    first_class,
+    of_all_devices,
+    row_argmax,
+    row_has_nan,
+    row_max,
+    row_sum,
+)
 from jaxlogits._src.rows.quotients import cooled
 from jaxlogits._src.rows.rows import Rows, spoiled
 from jaxlogits._src.rows.softmax import first_max
@@ -30,7 +37,7 @@ def unclear_rows(rows: Rows) -> Array:
     """Which rows have NaN or more than one +inf."""
     z = rows.z
     infinite = row_sum((z == jnp.inf).astype(jnp.int32), rows.axis_name)
-    return (infinite > 1) | jnp.isnan(row_max(z, rows.axis_name))
+    return (infinite > 1) | row_has_nan(z, rows.axis_name)
 
 
 @jax.custom_jvp

@@ -7,7 +7,7 @@ from jax import lax
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike
-from jaxlogits._src.mesh.reductions import row_max
+from jaxlogits._src.mesh.reductions import row_has_nan, row_max
 from jaxlogits._src.rows.rows import Rows, spoiled
 
 
@@ -21,7 +21,7 @@ def row_share(rows: Rows, name: str, value: ArrayLike) -> Array:
 def kept_above(rows: Rows, log_probs: Array, bar: Array) -> Array:
     """The logits of the classes whose log probability is at least ``bar``, and the largest."""
     is_largest = rows.z == row_max(rows.z, rows.axis_name)
-    known = ~jnp.isnan(bar + row_max(log_probs, rows.axis_name))
+    known = ~(jnp.isnan(bar) | row_has_nan(log_probs, rows.axis_name))
     return kept(rows, (log_probs >= bar) | is_largest, known)
 
 
@@ -29,6 +29,6 @@ def kept(rows: Rows, keep: Array, known: Array) -> Array:
     """The logits that are kept; rows are NaN where a parameter or a logit is."""
     checks.require_infinity("logits", rows.like)
     z = rows.z
-    largest = row_max(z, rows.axis_name)  # NaN if one is
-    bad = (~known | jnp.isnan(largest)) & (largest != -jnp.inf)
+    is_empty = row_max(z, rows.axis_name) == -jnp.inf
+    bad = row_has_nan(z, rows.axis_name) | (~known & ~is_empty)
     return rows.restore(spoiled(jnp.where(keep | bad, z, -jnp.inf), bad), -jnp.inf)

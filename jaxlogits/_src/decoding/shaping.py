@@ -11,7 +11,7 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow,
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
-from jaxlogits._src.mesh.reductions import row_max
+from jaxlogits._src.mesh.reductions import row_has_nan, row_max
 from jaxlogits._src.rows.quotients import quotient, tempered
 from jaxlogits._src.rows.rows import rows_of, spoiled
 
@@ -135,10 +135,10 @@ def apply_temperature(
 def _at_temperature(logits: Array, scale: Array, greatest: float, axis_name: AxisName) -> Array:
     z, greedy = widen(logits), scale == 0
     warm = tempered(z, scale + greedy.astype(z.dtype), greatest, axis_name)
-    largest = row_max(z, axis_name)  # NaN if one is
+    largest = row_max(z, axis_name)
     at_limit = greedy & (largest > -jnp.inf)
     shaped = jnp.where(at_limit, jnp.where(z == largest, 0.0, -jnp.inf), warm)
-    return spoiled(shaped, greedy & jnp.isnan(largest))
+    return spoiled(shaped, greedy & row_has_nan(z, axis_name))
 
 
 @program(penalty=Option(Range(above=0)))

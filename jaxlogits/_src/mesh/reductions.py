@@ -49,6 +49,15 @@ def row_any(x: Array, axis_name: AxisName) -> Array:
     return found if axis_name is None else lax.pmax(found.astype(jnp.int32), axis_name) > 0
 
 
+def row_has_nan(x: Array, axis_name: AxisName) -> Array:
+    """Whether there is NaN in a row.
+
+    Of classes that the compiler splits over a mesh a maximum doesn't say so: its collective may
+    return another device's number.
+    """
+    return row_any(jnp.isnan(x), axis_name)
+
+
 def row_first(x: Array, axis_name: AxisName) -> Array:
     """One-hot mask of the first class for which a boolean is True; of none if it never is."""
     # argmax makes a pass over rows several times slower.
