@@ -1,5 +1,6 @@
 """Blockwise functions outside jit: traced at each call, compiled once, nothing of them kept."""
 
+import functools
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -250,6 +251,21 @@ def test_no_tracer_is_left_behind(kind: str, transform: str) -> None:
             jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4), got, want)
 
 
+KEPT = LABELS != 2
+
+
+def total_of_kept(kind: str, kernel: Array, hidden: Array) -> Array:
+    call = getattr(jl, f"blockwise_{kind}")(loss, block_size=4)
+    return jnp.sum(call(kernel, hidden, LABELS, where=KEPT))
+
+
+@functools.cache
+def without_tools(kind: str) -> Any:
+    hidden = jnp.where(KEPT[:, None], HIDDEN, jnp.nan)
+    of = functools.partial(total_of_kept, kind)
+    return jax.jit(jax.value_and_grad(of, (0, 1)))(KERNEL, hidden)
+
+
 # On the oldest jax an eager gradient pads the rows outside a program, NaN of the caller's included.
 @KINDS
 @pytest.mark.parametrize(
@@ -262,14 +278,9 @@ def test_no_tracer_is_left_behind(kind: str, transform: str) -> None:
     ],
 )
 def test_tools_for_debugging(kind: str, mode: str) -> None:
-    keep = LABELS != 2
-    hidden = jnp.where(keep[:, None], HIDDEN, jnp.nan)
-
-    def total(kernel: Array, hidden: Array) -> Array:
-        call = getattr(jl, f"blockwise_{kind}")(loss, block_size=4)
-        return jnp.sum(call(kernel, hidden, LABELS, where=keep))
-
-    want = jax.jit(jax.value_and_grad(total, (0, 1)))(KERNEL, hidden)
+    hidden = jnp.where(KEPT[:, None], HIDDEN, jnp.nan)
+    total = functools.partial(total_of_kept, kind)
+    want = without_tools(kind)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(want))
     before = getattr(jax.config, mode)
     jax.config.update(mode, True)

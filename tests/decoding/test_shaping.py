@@ -98,8 +98,9 @@ def test_accuracy_of_adjust_prior() -> None:
 def test_edges_of_soft_cap() -> None:
     z = jnp.array([-INF, INF, NAN, 0.0, 1e30])
     np.testing.assert_array_equal(jl.soft_cap(z, 2.0), [-INF, 2, NAN, 0, 2])
-    slope = jax.jit(jax.vmap(jax.grad(lambda z: jl.soft_cap(z, 2.0))))(z)
-    np.testing.assert_array_equal(slope, [0, 0, NAN, 1, 0])
+    by_z, by_cap = jax.jit(jax.vmap(jax.grad(jl.soft_cap, (0, 1)), (0, None)))(z, 2.0)
+    np.testing.assert_array_equal(by_z, [0, 0, NAN, 1, 0])
+    np.testing.assert_array_equal(by_cap, [0, 1, NAN, 0, 1])  # all of it counts where it is reached
     # Peers' 1 - tanh(z)**2 is 0 here.
     np.testing.assert_allclose(jax.jit(jax.grad(jl.soft_cap))(10.0, 1.0), 8.244615e-09, rtol=1e-6)
     assert np.isnan(jax.jit(jl.soft_cap)(1.0, -1.0))
@@ -298,6 +299,11 @@ def test_edges_of_adjust_prior() -> None:
         ValueError, match=r"^adjust_prior: source_prior must be at least 0, got -1.0"
     ):
         jl.checked(jl.adjust_prior)(z[:5], source[:5], target[:5])
+    # A class that is 0 in both, or removed by the logits, isn't asked for.
+    known = jl.checked(jl.adjust_prior)(z[:2], jnp.array([0.0, 0.0]), jnp.array([0.5, 0.0]))
+    np.testing.assert_array_equal(known, [-INF, -INF])
+    with pytest.raises(ValueError, match=r"source_prior must be above 0 where target_prior is"):
+        jl.checked(jl.adjust_prior)(z[1:3], source[1:3], target[1:3])
 
 
 @pytest.mark.newest

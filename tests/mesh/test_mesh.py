@@ -831,6 +831,11 @@ def by_hand(fn: Callable[..., Any], in_specs: Any, *args: Array, **options: Any)
     return jax.shard_map(fn, mesh=TWO.mesh, in_specs=in_specs, out_specs=P(), **options)(*args)
 
 
+def traced(fn: Callable[..., Any], *args: Any) -> None:
+    """What is refused is refused while tracing, which compiles nothing."""
+    jax.eval_shape(lambda: fn(*args))
+
+
 @pytest.mark.parametrize("name", ["softmax_cross_entropy", "log_probs"])
 def test_one_mesh_axis_for_rows_and_classes_is_refused(name: str) -> None:
     def local(*args: Array) -> Array:
@@ -839,7 +844,7 @@ def test_one_mesh_axis_for_rows_and_classes_is_refused(name: str) -> None:
 
     specs = (P(("data", "model")), P(None, "model"), P(("data", "model")))
     with pytest.raises(ValueError, match=r"(?m)^row_axis_name must name other .* got 'model'$"):
-        by_hand(local, specs, jnp.ones([8, 4]), jnp.ones([4, 8]), jnp.zeros(8, jnp.int32))
+        traced(by_hand, local, specs, jnp.ones([8, 4]), jnp.ones([4, 8]), jnp.zeros(8, jnp.int32))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -850,9 +855,9 @@ def test_an_axis_along_which_nothing_varies_is_refused(case: Case) -> None:
         return case.fn(*args, axis_name="model")
 
     with pytest.raises(ValueError, match=r"(?m)^logits must vary over .* the same along 'model'$"):
-        by_hand(local, P(), *case.args)
+        traced(by_hand, local, P(), *case.args)
     with pytest.raises(ValueError, match=r"(?m)^axis_name must name mesh axes of .*, got 'nope'$"):
-        case.fn(*case.args, axis_name="nope")
+        traced(functools.partial(case.fn, axis_name="nope"), *case.args)
 
 
 @pytest.mark.parametrize("sampler", ["sample", "gumbel_softmax", "sample_without_replacement"])
@@ -862,7 +867,7 @@ def test_draws_along_which_nothing_varies_are_refused(sampler: str) -> None:
         return getattr(jl, sampler)(jax.random.key(0), z, *more, axis_name="model")
 
     with pytest.raises(ValueError, match=r"(?m)^logits must vary over"):
-        by_hand(local, P("data"), LOGITS)
+        traced(by_hand, local, P("data"), LOGITS)
 
 
 def test_heads_refuse_axes_along_which_nothing_varies() -> None:
@@ -870,14 +875,14 @@ def test_heads_refuse_axes_along_which_nothing_varies() -> None:
     for name in ("softmax_cross_entropy", "log_probs"):
         head = getattr(jl, f"linear_{name}")
         with pytest.raises(ValueError, match=r"(?m)^kernel must vary over .*'model'$"):
-            by_hand(functools.partial(head, axis_name="model"), split, *LAYER)
+            traced(by_hand, functools.partial(head, axis_name="model"), split, *LAYER)
         with pytest.raises(ValueError, match=r"(?m)^hidden must vary over .*'data'$"):
-            by_hand(functools.partial(head, row_axis_name="data"), whole, *LAYER)
+            traced(by_hand, functools.partial(head, row_axis_name="data"), whole, *LAYER)
         for option in ("axis_name", "row_axis_name"):
             with pytest.raises(
                 ValueError, match=rf"(?m)^{option} must name mesh axes .*, got 'nope'$"
             ):
-                head(*LAYER, **{option: "nope"})
+                traced(functools.partial(head, **{option: "nope"}), *LAYER)
 
     def total(kernel: Array, hidden: Array) -> Array:
         fn = jl.blockwise_sum(lambda k, h: jl.logsumexp(h @ k), row_axis_name="data")
