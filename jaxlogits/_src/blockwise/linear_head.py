@@ -28,6 +28,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     per_row,
     reduce_rows,
 )
+from jaxlogits._src.blockwise.tiled_losses import Memory, is_tiled, tiled_losses
 from jaxlogits._src.losses.divergences import softmax_kl_divergence
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
 
@@ -36,6 +37,7 @@ from jaxlogits._src.mesh.explicit import on_explicit_mesh
     *STATIC,
     "reduction",
     "accumulate_dtype",
+    "memory",
     label_smoothing=Option(Range(0, below=1), off=(0,)),
     z_loss=Option(Range(0), off=(0,)),
     **LOGITS,
@@ -63,6 +65,7 @@ def linear_softmax_cross_entropy(
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     reduction: ReductionName = "mean",
+    memory: Memory | None = None,
     block_size: int | None = None,
     precision: Any = None,
     accumulate_dtype: Any = None,
@@ -86,6 +89,8 @@ def linear_softmax_cross_entropy(
         temperature: above 0, divides them; a number or one for each row. This or soft_cap gives NaN
             where it is traced and isn't above 0.
         reduction: "mean", sum(w L) / sum(w), 0 where no row counts; "sum", sum(w L); "none", w L.
+        memory: "rows", blocks of rows, "tiles", blocks of classes, of which a gradient takes 4
+            products and little memory (docs/linear_head.md); None for "rows".
         block_size: rows that are computed at once; None chooses it from bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         accumulate_dtype: as in ``blockwise_sum``, for a mean or a sum.
@@ -108,9 +113,27 @@ def linear_softmax_cross_entropy(
     rows, head = linear_layer(hidden, kernel, bias, how)
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
-    logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
     temperatures = per_row("temperature", temperature, rows)
-    of_rows = (rows, indices, temperatures, per_row("label_smoothing", label_smoothing, rows))
+    smoothing = per_row("label_smoothing", label_smoothing, rows)
+    if is_tiled(memory, how):
+        each = tiled_losses(
+            rows,
+            head,
+            indices,
+            temperatures,
+            how,
+            exists=exists,
+            soft_cap=soft_cap,
+            temperature=temperature,
+            precision=precision,
+            label_smoothing=label_smoothing,
+            smoothing=smoothing,
+            class_weights=class_weights,
+            z_loss=z_loss,
+        )
+        return reduce_rows(lambda _, losses: losses[:, 0], None, (each[..., None],), how)
+    logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
+    of_rows = (rows, indices, temperatures, smoothing)
 
     def loss(
         head: Head, hidden: Array, labels: Array, temperatures: PerRow, smoothing: PerRow

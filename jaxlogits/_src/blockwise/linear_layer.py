@@ -219,7 +219,7 @@ def reduce_rows(
     if how.name not in get_args(ReductionName):
         raise ValueError(f'reduction must be "mean", "sum" or "none", got {how.name!r}')
     lead = rows[0].shape[:-1]
-    keep, weights = _mask(how, lead), how.weights
+    keep, weights = row_mask(how, lead), how.weights
     if weights is not None:
         weights = widen(checks.as_real("weights", weights), wide_dtype(*jax.tree.leaves(rows)))
         weights = _of_rows("weights", weights, lead)
@@ -234,7 +234,7 @@ def reduce_rows(
         return each
     reduced = blockwise_mean if how.name == "mean" else blockwise_sum
     total = reduced(loss, accumulate_dtype=how.accumulate_dtype, **_options(how, lead))
-    rows, keep, weights = _with_rows((rows, keep, weights), lead)
+    rows, keep, weights = with_rows((rows, keep, weights), lead)
     number: Array = total(params, *rows, where=keep, weights=weights)
     return number
 
@@ -242,7 +242,7 @@ def reduce_rows(
 def map_rows(fn: Callable[..., Any], params: Any, rows: tuple[Any, ...], how: Reduction) -> Any:
     """``fn`` of each row, run block by block: any pytree, 0 for the rows that don't count."""
     lead = rows[0].shape[:-1]
-    rows, keep = _with_rows((rows, _mask(how, lead)), lead)
+    rows, keep = with_rows((rows, row_mask(how, lead)), lead)
     each = blockwise_map(fn, **_options(how, lead))(params, *rows, where=keep)
     return jax.tree.map(lambda x: x.reshape(lead + x.shape[max(len(lead), 1) :]), each)
 
@@ -253,13 +253,13 @@ def _options(how: Reduction, lead: tuple[int, ...]) -> Any:
     return options | {"row_axis_name": how.row_axis_name}
 
 
-def _mask(how: Reduction, lead: tuple[int, ...]) -> Array | None:
+def row_mask(how: Reduction, lead: tuple[int, ...]) -> Array | None:
     if how.where is None:
         return None
     return _of_rows("where", checks.as_boolean("where", how.where), lead)
 
 
-def _with_rows(arrays: Any, lead: tuple[int, ...]) -> Any:
+def with_rows(arrays: Any, lead: tuple[int, ...]) -> Any:
     """Of a single example, one row."""
     return arrays if lead else jax.tree.map(lambda x: x[None], arrays)
 

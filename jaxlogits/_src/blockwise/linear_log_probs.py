@@ -30,6 +30,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     map_rows,
     per_row,
 )
+from jaxlogits._src.blockwise.tiled_losses import Memory, is_tiled, tiled_losses
 from jaxlogits._src.decoding.sampling import as_count
 from jaxlogits._src.losses.divergences import entropy
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
@@ -37,7 +38,7 @@ from jaxlogits._src.mesh.reductions import num_classes, row_take, row_top_k
 from jaxlogits._src.softmax import log_softmax
 
 
-@program(*STATIC, **LOGITS)
+@program(*STATIC, "memory", **LOGITS)
 @on_explicit_mesh(**HEAD, labels="rows", kept="rows ids", result="rows")
 def linear_log_probs(
     hidden: ArrayLike,
@@ -50,6 +51,7 @@ def linear_log_probs(
     kept: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
+    memory: Memory | None = None,
     block_size: int | None = None,
     precision: Any = None,
     axis_name: AxisName = None,
@@ -72,6 +74,8 @@ def linear_log_probs(
             ``kept_log_probs``: no other column of the kernel is multiplied.
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
         temperature: above 0, divides the logits; a number or one for each row, ``[...]``.
+        memory: "rows", blocks of rows, or "tiles", blocks of classes, which take less memory where
+            rows are fewer than classes (docs/linear_head.md); None for "rows".
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
@@ -91,8 +95,23 @@ def linear_log_probs(
     rows, head = linear_layer(hidden, kernel, bias, how)
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
-    logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
     temperatures = per_row("temperature", temperature, rows)
+    if is_tiled(memory, how):
+        if kept is not None:
+            raise ValueError('memory must not be "tiles" with kept, which reads few columns')
+        losses = tiled_losses(
+            rows,
+            head,
+            indices,
+            temperatures,
+            how,
+            exists=exists,
+            soft_cap=soft_cap,
+            temperature=temperature,
+            precision=precision,
+        )
+        return 0.0 - losses
+    logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
     if kept is not None:
         given = rows, indices, temperatures
         return log_probs_of_kept(logits, head, given, kept, class_where, how)

@@ -22,7 +22,7 @@ def map_rows(job: Job, given: Operands) -> Leaves:
     rows, keep = flatten_rows((given.rows, given.keep), job.options.row_ndim)
     is_masked = keep is not None
     if is_masked:
-        rows = _rows_that_count(rows, keep)
+        rows = rows_that_count(rows, keep)
     operands = pad(plan, Operands(given.shared, [], rows, None, keep), None)
 
     def run(streamed: Operands | None, *args: Any) -> Leaves:
@@ -46,7 +46,7 @@ def map_rows(job: Job, given: Operands) -> Leaves:
     return [x[: plan.num_rows].reshape(lead + x.shape[1:]) for x in results]
 
 
-def _rows_that_count(rows: Leaves, keep: Array) -> Leaves:
+def rows_that_count(rows: Leaves, keep: Array) -> Leaves:
     """The rows, with one that counts for all that don't; where none does, with zeros for floats.
 
     Before the scan, whose gradient keeps the rows: ``jax_debug_nans`` looks at what is kept.
