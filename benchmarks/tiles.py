@@ -93,7 +93,8 @@ def main() -> None:
         "# Vocabulary tiles on a CPU",
         f"{versions('jax', 'jaxlogits', 'optax')}; float32, value and both gradients, rows × "
         "features × classes. MiB of temporaries by the compiler's memory analysis, beyond "
-        "arguments and results; time as a ratio to optax, median of neighbouring calls with its quartiles.",
+        "arguments and results; time as a ratio to optax, median of neighbouring calls with its "
+        "quartiles.",
         table(header, rows),
     ]
     path = RESULTS / "tiles-cpu.md"
