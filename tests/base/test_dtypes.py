@@ -92,3 +92,9 @@ def test_wide_dtype(x64: None) -> None:  # noqa: ARG001
     assert [dtypes.widen(x).dtype.name for x in one.values()] == ["float32"] * 3 + ["float64"]
     assert dtypes.wide_dtype(one["float16"], one["bfloat16"]) == jnp.float32
     assert dtypes.wide_dtype(one["float16"], one["float64"]) == jnp.float64
+
+
+def test_a_number_gives_a_number() -> None:
+    """Weakly typed, so that it takes the dtype of what it meets."""
+    assert jax.typeof(jl.sigmoid(0.5)).weak_type
+    assert not jax.typeof(jl.sigmoid(jnp.float32(0.5))).weak_type

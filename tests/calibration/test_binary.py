@@ -123,6 +123,9 @@ def test_bad_values_and_no_rows_are_nan() -> None:
         assert np.isnan(jitted(x_, y_, where, weights)).all()
         curve = jl.binary_reliability_curve(x_, y_, where=where, weights=weights)
         assert np.isnan(curve.rate).all()
+    # Unless the row has no weight.
+    others = (np.arange(60) != 3).astype(np.float32)
+    assert np.isfinite(jitted(x, y.at[3].set(2), every, others)).all()
 
 
 def test_refused_and_checked() -> None:
