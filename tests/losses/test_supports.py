@@ -231,3 +231,31 @@ def test_refusals() -> None:
 def test_the_oracle_says_the_same() -> None:
     want = references.kept_log_probs(LOGITS, LABELS, KEPT)
     np.testing.assert_allclose(jl.kept_log_probs(LOGITS, LABELS, KEPT), want, rtol=2**-20)
+
+
+def test_the_number_of_classes_may_be_a_symbol() -> None:
+    rows, classes, kept = jax.export.symbolic_shape("n, k, m")
+    types = [([rows, classes], jnp.float32), ([rows], jnp.int32), ([rows, kept], jnp.int32)]
+    exported = jax.export.export(jax.jit(jl.kept_log_probs))(
+        *(jax.ShapeDtypeStruct(*t) for t in types)
+    )
+    z = np.random.default_rng(0).normal(size=(3, 9)).astype(np.float32)
+    args = z, np.int32([0, 1, 3]), np.int32([[0, 5, -1], [1, 1, 2], [4, 5, 6]])
+    np.testing.assert_allclose(exported.call(*args), jl.kept_log_probs(*args), rtol=1e-6)
+
+
+def test_a_row_of_impossible_classes_leaves_no_nan_where_it_does_not_count() -> None:
+    """The first row keeps a class that its bias makes impossible: it is NaN, as its softmax is."""
+    hidden, kernel, bias = np.ones([2, 3]), np.ones([3, 4]), np.array([-np.inf, 0, 1, 0])
+    labels, kept = np.array([0, 1]), np.array([[0, -1], [1, 2]])
+
+    def total(counts: Any, *layer: Any) -> Any:
+        rows = jl.linear_log_probs(*layer[:2], labels, bias=layer[2], kept=kept)
+        return jnp.sum(jnp.where(counts, rows, 0.0))
+
+    layer = [jnp.asarray(x, jnp.float32) for x in (hidden, kernel, bias)]
+    gradient = jax.jit(jax.grad(total, (1, 2, 3)))
+    of_one, of_both = (gradient(jnp.array(c), *layer) for c in ([False, True], [True, True]))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(of_one))
+    assert np.isnan(of_both[0][0]).all()
+    assert np.isnan(of_both[1][:, 0]).all()

@@ -74,17 +74,17 @@ def times(slope: Array, tangent: Array) -> Array:
     """
     greatest = xla.opaque(jnp.finfo(slope.dtype).max)  # nor multiplied by a constant slope first
     beyond = tangent * jnp.sign(slope) * greatest * greatest
-    return tangent * _finite(slope) + jnp.where(jnp.isinf(slope), beyond, 0.0)
+    return tangent * within_range(slope) + jnp.where(jnp.isinf(slope), beyond, 0.0)
 
 
 @jax.custom_jvp
-def _finite(slope: Array) -> Array:
-    """The slope, at most the greatest number; it changes as the slope does."""
-    greatest = float(jnp.finfo(slope.dtype).max)
-    return jnp.clip(slope, -greatest, greatest)
+def within_range(x: Array) -> Array:
+    """x, at most the greatest number; it changes as x does."""
+    greatest = float(jnp.finfo(x.dtype).max)
+    return jnp.clip(x, -greatest, greatest)
 
 
-derivatives(_finite, lambda dslope, _, __: dslope)
+derivatives(within_range, lambda dx, _, __: dx)
 
 
 @jax.custom_jvp

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
+from jaxlogits._src.base.rules import within_range
 from jaxlogits._src.blockwise.block_size import rows_that_fit
 from jaxlogits._src.blockwise.linear_layer import (
     Head,
@@ -21,7 +22,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     spoiled_where_used,
 )
 from jaxlogits._src.losses.supports import are_no_indices, kept_indices, log_probs_among
-from jaxlogits._src.mesh.reductions import first_class, num_classes
+from jaxlogits._src.mesh.reductions import first_class, num_classes, row_any
 
 Logits = Callable[[Head, Array, PerRow], Array]
 
@@ -75,6 +76,10 @@ def _of_block(
             keep &= jnp.asarray(class_where)[own]
         z = jax.vmap(of_row, (None, 0, 0, 0))(turned, hidden, temperatures, own)
         hit = ids == labels[:, None].astype(ids.dtype)
+        # A row without a softmax is NaN, and leaves none in the params where it counts for nothing.
+        is_possible = row_any(keep & (z != -jnp.inf), axis_name)
+        none = row_any(hit & keep, axis_name) & ~is_possible
+        z, bad = jnp.where(none, within_range(z), z), bad | none[:, 0]
         return 0.0 + spoiled_where_used(log_probs_among(z, keep, hit, bad, axis_name), bad)
 
     return log_probs

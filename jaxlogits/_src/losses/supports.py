@@ -6,6 +6,7 @@ alone. Who recorded them gets the log probability with which the class was drawn
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base import checks
@@ -127,6 +128,11 @@ def _as_mask(ids: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
     """Which of a row's classes are among its ids."""
     own = ids - first_class(shape, ids.dtype, axis_name)
     is_here = (ids >= 0) & (own >= 0) & (own < shape[-1])
-    one_more = jnp.zeros((*shape[:-1], shape[-1] + 1), bool)
     places = jnp.where(is_here, own, shape[-1])
-    return jnp.put_along_axis(one_more, places, True, axis=-1, inplace=False)[..., :-1]
+
+    def of_row(places: Array) -> Array:
+        return jnp.zeros(shape[-1:], bool).at[places].set(True, mode="drop")
+
+    for _ in shape[:-1]:
+        of_row = jax.vmap(of_row)
+    return of_row(places)
