@@ -40,6 +40,7 @@ def _narrow_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tiles of 5 classes, the last of which overlaps."""
     monkeypatch.setattr(tiles, "_TILE_BYTES", 0)
     monkeypatch.setattr(tiles, "_FEWEST_CLASSES", 5)
+    monkeypatch.setattr(tiles, "_LANES", 1)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -243,3 +244,36 @@ def test_what_is_refused() -> None:
     kept = jnp.asarray(LABELS)[:, None]
     with pytest.raises(ValueError, match="memory must not"):
         jl.linear_log_probs(hidden, kernel, LABELS, kept=kept, memory="tiles")
+
+
+def test_tiles_are_of_whole_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for rows, features, classes in [(8192, 4096, 128256), (64, 64, 10**7), (512, 8, 8192)]:
+        hidden, kernel = (
+            jax.ShapeDtypeStruct(shape, jnp.float32)
+            for shape in ((rows, features), (features, classes))
+        )
+        assert tiles.tile_size(hidden, kernel) % 128 == 0
+    few = jax.ShapeDtypeStruct((8, 100), jnp.float32)
+    assert tiles.tile_size(hidden, few) == 100
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "options", "is_tiled"),
+    [
+        (64, 10**7, {}, True),  # 2.4 GiB of logits
+        (4096, 2**20, {}, False),  # 256 rows of which take 1 GiB
+        (4096, 2**20 + 1, {}, True),
+        (64, 10**7, {"block_size": 64}, False),
+        (64, 10**7, {"memory": "rows"}, False),
+        (8, 1000, {"memory": "tiles"}, True),
+    ],
+)
+def test_tiles_where_few_rows_of_logits_are_too_many(
+    rows: int, classes: int, options: dict[str, Any], is_tiled: bool
+) -> None:
+    types = [((rows, 4), jnp.float32), ((4, classes), jnp.float32), ((rows,), jnp.int32)]
+    args = [jax.ShapeDtypeStruct(*t) for t in types]
+    for fn in (jl.linear_softmax_cross_entropy, jl.linear_log_probs):
+        program = str(jax.make_jaxpr(lambda *args, fn=fn: fn(*args, **options))(*args))
+        assert (f"f32[{min(rows, 256)},{classes}]" not in program) == is_tiled

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 _SMALL_BLOCK_BYTES = 2**25  # a block of less isn't worth cutting
-_FEWEST_ROWS = 256  # below, matrix products slow down on any device
+FEWEST_ROWS = 256  # below, matrix products slow down on any device
 _MOST_ROWS = 2048  # above, they gain nothing on a CPU
 _FEWEST_ROWS_ON_ACCELERATORS = 1024
 _FEWEST_ROWS_OF_KIND = {"TPU v6": 4096}  # where products outrun memory by more than elsewhere
@@ -28,15 +28,15 @@ def default_block_size(params: Any, num_rows: Any, probe: Callable[[], tuple[Any
     symbolic.
     """
     is_known = isinstance(num_rows, int)
-    if is_known and num_rows <= _FEWEST_ROWS:
-        return _FEWEST_ROWS  # never fewer, whatever they hold
+    if is_known and num_rows <= FEWEST_ROWS:
+        return FEWEST_ROWS  # never fewer, whatever they hold
     closed, count = probe()
     per_row = [_bytes(t) / count for t in _result_types(closed) if _grows(t, count)]
     row_bytes = max([1, *per_row])
     shared = [*jax.tree.leaves(params), *closed.consts]
     # A block's largest array takes half as many bytes as the params: neither outweighs the other.
     balanced = sum(map(_bytes, shared)) / (2 * row_bytes)
-    size = min(max(balanced, _FEWEST_ROWS), _MOST_ROWS)
+    size = min(max(balanced, FEWEST_ROWS), _MOST_ROWS)
     wanted = _fewest_rows(device_kind(shared), num_rows if is_known else _MOST_ROWS)
     # On an accelerator it takes as many as the params, their gradients and these' float32 sums.
     held = sum(8 * _bytes(x) / x.dtype.itemsize for x in shared)
@@ -47,7 +47,7 @@ def default_block_size(params: Any, num_rows: Any, probe: Callable[[], tuple[Any
 def _fewest_rows(kind: str, num_rows: int) -> int:
     """Rows in a block whose products hide the traffic of the kernel's gradient."""
     if kind == "cpu":
-        return _FEWEST_ROWS
+        return FEWEST_ROWS
     more = [rows for name, rows in _FEWEST_ROWS_OF_KIND.items() if kind.startswith(name)]
     return max([_FEWEST_ROWS_ON_ACCELERATORS, *(min(x, num_rows // _FEWEST_BLOCKS) for x in more)])
 

@@ -90,7 +90,8 @@ def linear_softmax_cross_entropy(
             where it is traced and isn't above 0.
         reduction: "mean", sum(w L) / sum(w), 0 where no row counts; "sum", sum(w L); "none", w L.
         memory: "rows", blocks of rows, "tiles", blocks of classes, of which a gradient takes 4
-            products and little memory (docs/linear_head.md); None for "rows".
+            products and little memory (docs/linear_head.md). None for "rows", unless the logits of
+            256 of them take more than 1 GiB.
         block_size: rows that are computed at once; None chooses it from bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         accumulate_dtype: as in ``blockwise_sum``, for a mean or a sum.
@@ -115,7 +116,7 @@ def linear_softmax_cross_entropy(
     exists = existing_classes(class_where, head)
     temperatures = per_row("temperature", temperature, rows)
     smoothing = per_row("label_smoothing", label_smoothing, rows)
-    if is_tiled(memory, how):
+    if is_tiled(memory, how, rows, head):
         each = tiled_losses(
             rows,
             head,

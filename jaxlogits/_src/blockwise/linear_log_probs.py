@@ -75,7 +75,8 @@ def linear_log_probs(
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
         temperature: above 0, divides the logits; a number or one for each row, ``[...]``.
         memory: "rows", blocks of rows, or "tiles", blocks of classes, which take less memory where
-            rows are fewer than classes (docs/linear_head.md); None for "rows".
+            rows are fewer than classes (docs/linear_head.md); None for "rows", unless the logits of
+            256 of them take more than 1 GiB.
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
@@ -96,7 +97,7 @@ def linear_log_probs(
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
     temperatures = per_row("temperature", temperature, rows)
-    if is_tiled(memory, how):
+    if is_tiled(memory if kept is None else memory or "rows", how, rows, head):
         if kept is not None:
             raise ValueError('memory must not be "tiles" with kept, which reads few columns')
         losses = tiled_losses(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -12,6 +13,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, wide_dtype, widen
 from jaxlogits._src.base.rules import weigh
 from jaxlogits._src.base.varying import axis_names, vary, varying_axes
+from jaxlogits._src.blockwise.block_size import FEWEST_ROWS
 from jaxlogits._src.blockwise.jobs import Options, on_devices
 from jaxlogits._src.blockwise.linear_layer import (
     Head,
@@ -29,6 +31,7 @@ from jaxlogits._src.blockwise.tiles import Classes, Rows, Sums, nll_of, rest_of,
 from jaxlogits._src.mesh.reductions import num_classes, of_all_devices, row_take
 
 Memory = Literal["rows", "tiles"]
+_MOST_BYTES = 2**30  # of a block's logits, where the caller doesn't say
 
 
 class _Shared(NamedTuple):
@@ -50,20 +53,29 @@ class _Each(NamedTuple):
     smoothing: PerRow
 
 
-def is_tiled(memory: Memory | None, how: Reduction) -> bool:
-    """Whether the logits are made in tiles of classes; None is rows, unless it is asked for."""
+def is_tiled(memory: Memory | None, how: Reduction, rows: Array, head: Head) -> bool:
+    """Whether the logits are made in tiles of classes; None chooses by bytes."""
     if memory not in (None, *get_args(Memory)):
         raise ValueError(f'memory must be "rows", "tiles" or None, got {memory!r}')
-    if memory != "tiles":
+    of_blocks = {"block_size": how.block_size, "accumulate_dtype": how.accumulate_dtype}
+    given = {name: value for name, value in of_blocks.items() if value is not None}
+    if memory is None:
+        return not given and how.weights is None and _is_huge(rows, head)
+    if memory == "tiles" and given:
+        name, value = given.popitem()
+        rule = 'None with memory="tiles", which has no blocks of rows'
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
+    return memory == "tiles"
+
+
+def _is_huge(rows: Array, head: Head) -> bool:
+    """Whether the logits of the fewest rows that a block has are too many."""
+    num_rows: Any = math.prod(rows.shape[:-1])
+    classes = head.kernel.shape[1]
+    if not all(isinstance(x, int) for x in (num_rows, classes)):  # symbols of jax.export
         return False
-    for name, value in {
-        "block_size": how.block_size,
-        "accumulate_dtype": how.accumulate_dtype,
-    }.items():
-        if value is not None:
-            rule = 'None with memory="tiles", which has no blocks of rows'
-            raise ValueError(f"{name} must be {rule}, got {value!r}")
-    return True
+    size = wide_dtype(rows, head.kernel).itemsize
+    return bool(min(num_rows, FEWEST_ROWS) * classes * size > _MOST_BYTES)
 
 
 def tiled_losses(

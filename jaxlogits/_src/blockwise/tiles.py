@@ -26,6 +26,7 @@ from jaxlogits._src.mesh.reductions import first_class, of_all_devices, row_max
 _TILE_BYTES = 2**24  # of the logits, or of the kernel's columns if those are more
 _FEWEST_CLASSES = 1024  # below, the sums of a row and of hidden's gradient cost more than products
 _FEWEST_CLASSES_ON_ACCELERATORS = 4096
+_LANES = 128  # of a vector register on a TPU
 
 
 class Classes(NamedTuple):
@@ -181,13 +182,17 @@ class _Tiles(NamedTuple):
 
 
 def tile_size(hidden: Array, kernel: Array) -> int:
-    """Classes in a tile: few enough for memory, enough for the matrix unit; evened out."""
+    """Classes in a tile: few enough for memory, enough for the matrix unit; evened out.
+
+    Whole lanes, as a TPU would write the gradient's tiles in another layout and copy it at the end.
+    """
     num_rows, (features, classes) = hidden.shape[0], kernel.shape
     fewest = _FEWEST_CLASSES
     if device_kind([kernel]) != "cpu":
         fewest = _FEWEST_CLASSES_ON_ACCELERATORS
     most = max(_TILE_BYTES // (4 * max(num_rows, features, 1)), fewest)
-    return -(-classes // -(-classes // most))
+    even = -(-classes // -(-classes // most))
+    return min(_LANES * -(-even // _LANES), classes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
