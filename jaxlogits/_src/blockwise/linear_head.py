@@ -89,9 +89,8 @@ def linear_softmax_cross_entropy(
         temperature: above 0, divides them; a number or one for each row. This or soft_cap gives NaN
             where it is traced and isn't above 0.
         reduction: "mean", sum(w L) / sum(w), 0 where no row counts; "sum", sum(w L); "none", w L.
-        memory: "rows", blocks of rows, "tiles", blocks of classes, of which a gradient takes 4
-            products and little memory (docs/linear_head.md). None for "rows", unless the logits of
-            256 of them take more than 1 GiB.
+        memory: blocks of "rows", or "tiles" of classes, which take less memory and 4 products for a
+            gradient; None for tiles where 256 rows of logits take over 1 GiB (docs/linear_head.md).
         block_size: rows that are computed at once; None chooses it from bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         accumulate_dtype: as in ``blockwise_sum``, for a mean or a sum.

@@ -74,9 +74,8 @@ def linear_log_probs(
             ``kept_log_probs``: no other column of the kernel is multiplied.
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
         temperature: above 0, divides the logits; a number or one for each row, ``[...]``.
-        memory: "rows", blocks of rows, or "tiles", blocks of classes, which take less memory where
-            rows are fewer than classes (docs/linear_head.md); None for "rows", unless the logits of
-            256 of them take more than 1 GiB.
+        memory: blocks of "rows", or "tiles" of classes, which take less memory where rows are fewer;
+            None for tiles where 256 rows of logits take over 1 GiB (docs/linear_head.md).
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
