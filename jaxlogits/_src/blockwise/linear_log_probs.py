@@ -74,7 +74,7 @@ def linear_log_probs(
             ``kept_log_probs``: no other column of the kernel is multiplied.
         soft_cap: c above 0, bounds the logits: c tanh(z / c).
         temperature: above 0, divides the logits; a number or one for each row, ``[...]``.
-        memory: blocks of "rows", or "tiles" of classes, which take less memory where rows are fewer;
+        memory: blocks of "rows", or "tiles" of classes, which take less memory if rows are few;
             None for tiles where 256 rows of logits take over 1 GiB (docs/linear_head.md).
         block_size: rows that are computed at once, instead of the number chosen from their bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
