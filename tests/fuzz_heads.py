@@ -14,6 +14,7 @@ import references
 from fuzz_calls import EPS, Array, Call, Draw
 
 import jaxlogits as jl
+from jaxlogits._src.blockwise import tiles
 from jaxlogits._src.decoding import speculative
 
 INF, NAN = np.inf, np.nan
@@ -180,6 +181,16 @@ def block_size(fixed: Random) -> dict[str, Any]:
     return {"block_size": int(fixed.choice([5, 16]))} if fixed.random() < 0.7 else {}
 
 
+def parts(fixed: Random) -> dict[str, Any]:
+    """Blocks of rows, or tiles of classes."""
+    return {"memory": "tiles"} if fixed.random() < 0.4 else block_size(fixed)
+
+
+def narrow_tiles() -> None:
+    """Tiles of 5 classes, so that small heads have several, the last of which overlaps."""
+    tiles._TILE_BYTES, tiles._FEWEST_CLASSES, tiles._LANES = 0, 5, 1
+
+
 def is_label(args: dict[str, Any], z: Array) -> Array:
     return (args["labels"] >= 0) & (args["labels"] < z.shape[1])
 
@@ -224,7 +235,7 @@ def linear_softmax_cross_entropy(rng: Random, fixed: Random, dtype: str) -> Call
     def oracle(z: Array, args: dict[str, Any]) -> Array:
         return cross_entropy(z, args) * args.get("weights", 1.0)
 
-    static = {"reduction": "none", **block_size(fixed)}
+    static = {"reduction": "none", **parts(fixed)}
     call = head(rng, "linear_softmax_cross_entropy", args, others, static, oracle)
     if fixed.random() < 0.6:
         return call
@@ -247,7 +258,7 @@ def linear_log_probs(rng: Random, fixed: Random, dtype: str) -> Call:
     args = {**layer(rng, fixed, dtype), **scaled(rng, fixed, dtype)}
     num_classes = args["kernel"].shape[1]
     others = {"labels": labels(rng, num_classes), **chosen(rng, fixed, num_classes)}
-    return head(rng, "linear_log_probs", args, others, block_size(fixed), log_probs_of)
+    return head(rng, "linear_log_probs", args, others, parts(fixed), log_probs_of)
 
 
 def linear_log_probs_of_kept(rng: Random, fixed: Random, dtype: str) -> Call:

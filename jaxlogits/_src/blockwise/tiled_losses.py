@@ -198,8 +198,8 @@ def _loss(
     if epsilon is not None and sums.total is not None and sums.gaps is not None:
         of_all = num_classes(shared.head.kernel.shape, axis_name) if count is None else count
         even = (weigh(sums.total, normaliser) + sums.gaps) / jnp.maximum(of_all, 1.0)
-        loss = (1.0 - epsilon) * loss + epsilon * even
+        loss = weigh(1.0 - epsilon, loss) + weigh(epsilon, even)
     if "z_loss" in shared.losses:
         lse = sums.largest + normaliser
-        loss = loss + shared.losses["z_loss"] * lse * lse
+        loss = loss + weigh(shared.losses["z_loss"], lse * lse)
     return loss if count is None else jnp.where(count == 0, 0.0, loss)
