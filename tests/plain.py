@@ -34,6 +34,7 @@ def _zero_at(position: Any, values: Any) -> Any:
 PLAIN: dict[str, Callable[..., Any]] = {
     "apart": lambda arrays: arrays,
     "by_device": _by_default,
+    "by_itself": lambda fn, *args: fn(*args),
     "is_positive": lambda x: jnp.where(x > 0, 1.0, 0.0).astype(x.dtype),
     "one_array": lambda x: x,
     "opaque": jnp.asarray,
@@ -69,6 +70,10 @@ def _mean(logits: Any, labels: Any) -> Any:
     return jl.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
+def _mean_divergence(p: Any, q: Any) -> Any:
+    return jl.softmax_kl_divergence(p, q).mean()
+
+
 def _rows(n: int, k: int, dtype: str = "float32") -> tuple[jax.ShapeDtypeStruct, ...]:
     return jax.ShapeDtypeStruct((n, k), dtype), jax.ShapeDtypeStruct((n,), "int32")
 
@@ -91,6 +96,7 @@ PROGRAMS = [
     Program("apart", "mean of losses", _mean, _rows(2**20, 10)),
     Program("by_device", "losses", _losses, _rows(64, 128256)),
     Program("by_device", "mean of losses", _mean, _rows(64, 128256, "bfloat16")),
+    Program("by_itself", "mean divergence", _mean_divergence, _rows(4096, 1000)[:1] * 2),
     Program("is_positive", "sparsemax", jl.sparsemax, _rows(4096, 1000)[:1]),
     Program(
         "one_array",
@@ -104,6 +110,7 @@ PROGRAMS = [
         _fits,
         (jax.ShapeDtypeStruct((200, 4), "float32"), jax.ShapeDtypeStruct((1000, 200), "float32")),
     ),
+    Program("one_array", "mean divergence", _mean_divergence, _rows(4096, 1000)[:1] * 2),
     Program("rounded", "mean of losses", _mean, _rows(2**16, 100, "bfloat16")),
     Program("rounded", "softmax", jl.softmax, _rows(2**16, 100, "bfloat16")[:1]),
     Program("unless_zero", "logsumexp", jl.logsumexp, _rows(4096, 1000)[:1]),

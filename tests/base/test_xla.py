@@ -64,8 +64,10 @@ def test_what_is_computed_from_a_sum_is_not_in_its_loop(
     "program",
     [
         case("by_device", "mean of losses"),
+        case("by_itself", "mean divergence"),
         case("is_positive", "sparsemax"),
         case("one_array", "gradients of a linear head"),
+        case("one_array", "mean divergence"),
         case("rounded", "mean of losses"),
         case("unless_zero", "logsumexp"),
         case("zero_at", "losses"),
