@@ -101,7 +101,7 @@ def softmax_kl_divergence(
         Array(9.857301e-12, dtype=float32)
     """
     p, q = _two_rows("logits_p", logits_p, "logits_q", logits_q, axis, where, axis_name)
-    return reduced(lambda p, q: kl_rows(p, q, axis_name), p, q)
+    return reduced(lambda p, q: kl_rows(p, q, axis_name), p, q, wide=False)
 
 
 @program("axis", "axis_name", weight=Option(Range(0, 1)))
@@ -254,8 +254,9 @@ def _two_rows(
     first, second = checks.as_floating(name_a, a), checks.as_floating(name_b, b)
     checks.require_shape(name_b, second, first.shape, f"the shape of {name_a},")
     checks.require_classes(name_a, first, checks.normalize_axes(first, axis, name_a))
-    dtype = wide_dtype(first, second)
-    first, second = widen(first, dtype), widen(second, dtype)
+    if first.dtype != second.dtype:
+        dtype = wide_dtype(first, second)
+        first, second = widen(first, dtype), widen(second, dtype)
     # One of them may be the same on all devices, as a uniform teacher is.
     first, second = vary((first, second), varying_axes(first, second))
     options = axis, where, axis_name

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base import xla
-from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.dtypes import Array, AxisName, widen
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.pairs import (
@@ -27,7 +27,7 @@ from jaxlogits._src.rows.softmax import softmax_tangent
 
 
 def kl_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
-    """KL(p || q) of each row; NaN where a row is -inf alone."""
+    """KL(p || q) of each row, in any floating-point dtype; NaN where one is -inf alone."""
     return _kl_and_numbers(a, b, axis_name)[0]
 
 
@@ -40,12 +40,12 @@ def _kl_and_numbers(a: Array, b: Array, axis_name: AxisName) -> tuple[Array, Num
 
 @checkpointed
 def _kl_by_a(da: Array, numbers: Numbers, a: Array, b: Array, axis_name: AxisName) -> Array:
-    return row_sum(_gradient_by_a(a, b, numbers, axis_name) * da, axis_name)[..., 0]
+    return row_sum(_gradient_by_a(a, b, numbers, axis_name) * widen(da), axis_name)[..., 0]
 
 
 @checkpointed
 def _kl_by_b(db: Array, numbers: Numbers, a: Array, b: Array, axis_name: AxisName) -> Array:
-    return row_sum(_gradient_by_b(a, b, numbers, axis_name) * db, axis_name)[..., 0]
+    return row_sum(_gradient_by_b(a, b, numbers, axis_name) * widen(db), axis_name)[..., 0]
 
 
 derivatives(_kl_and_numbers, _kl_by_a, _kl_by_b)
@@ -70,6 +70,7 @@ def _weighed(a: Array, b: Array, numbers: Numbers) -> Array:
 
 def _by_a(a: Array, b: Array, axis_name: AxisName) -> Array:
     """The same gradient, in terms that have derivatives."""
+    a, b = widen(a), widen(b)
     return -whole(centred_rows(a, log_ratio_rows(a, b, axis_name), axis_name))
 
 

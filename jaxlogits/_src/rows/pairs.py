@@ -1,6 +1,7 @@
 """Two rows of logits side by side: how their softmaxes differ, and by how much.
 
-``a`` and ``b`` are rows ``[..., K]`` as ``rows`` makes them, ``p`` and ``q`` their softmaxes.
+``a`` and ``b`` are rows ``[..., K]`` as ``rows`` makes them, ``p`` and ``q`` their softmaxes. What
+is made of ``Numbers`` takes them in half precision too, and each of its loops widens them.
 Nearly equal rows are where the formulas in terms of log p and log q lose everything: a divergence
 of 1e-11 is the sum of terms of size 1e-6. Here it is a sum of terms that are small and not
 negative, taken of log(q / p), which is computed from the difference of the logits.
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base import xla
-from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.dtypes import Array, AxisName, widen
 from jaxlogits._src.base.exp_log import exp_bend
 from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_max, row_sum
@@ -62,7 +63,7 @@ def compare(a: Array, b: Array, axis_name: AxisName) -> Numbers:
     With that mean taken off, the mean of exp(c) is exp(KL), and sum_k p_k phi(c_k) = exp(KL) - 1
     for phi(c) = exp(c) - 1 - c. An error of the mean counts only squared, as phi is flat at 0.
     """
-    largest = row_max(a, axis_name), row_max(b, axis_name)
+    largest = widen(row_max(a, axis_name)), widen(row_max(b, axis_name))
     totals = _total(a, largest[0]), _total(b, largest[1])
     totals = of_all_devices(totals, axis_name)
     total: Pair = xla.apart(jax.tree.map(_or_nan, totals, largest))
@@ -133,15 +134,15 @@ def sum_over(fn: Callable[..., Array], *args: Any, axis_name: AxisName) -> Array
 def _total(z: Array, largest: Array) -> Array:
     """The sum of exp(z - max) over the classes that this device has."""
     if has_few_classes(z):
-        exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(z)]
+        exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(widen(z))]
         return functools.reduce(jnp.add, exps)
-    total: Array = xla.by_itself(sum_below, z, largest)
+    total: Array = xla.by_itself(lambda z, largest: sum_below(widen(z), largest), z, largest)
     return total
 
 
 def probs(z: Array, largest: Array, total: Array) -> Array:
     """The softmax of one of the rows."""
-    return jnp.exp(-gaps_of(z, largest)) / total
+    return jnp.exp(-gaps_of(widen(z), largest)) / total
 
 
 def _or_nan(total: Array, largest: Array) -> Array:
@@ -152,6 +153,7 @@ def _or_nan(total: Array, largest: Array) -> Array:
 
 def _eighths(z: Array, largest: Array) -> Array:
     """Eighths of logits: beside +inf, which is 0, all others are impossible."""
+    z = widen(z)
     sole = jnp.where(z == largest, 0.0, -jnp.inf)
     return jnp.where(largest == jnp.inf, sole, z / _EIGHT)
 
