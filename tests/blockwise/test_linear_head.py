@@ -836,7 +836,7 @@ def test_a_mask_of_another_rank_is_refused_with_a_hint(option: str) -> None:
 def test_options_stand_in_one_order() -> None:
     rows = ["bias", "bias_p", "bias_q", "where", "weights", "class_where"]
     logits = ["kept", "label_smoothing", "class_weights", "z_loss", "soft_cap", "temperature"]
-    how = ["reduction", "block_size", "precision", "accumulate_dtype"]
+    how = ["reduction", "memory", "block_size", "precision", "accumulate_dtype"]
     order = [*rows, *logits, *how, "axis_name", "row_axis_name"]
     losses = ("softmax_cross_entropy", "softmax_kl_divergence")
     for name in (*losses, "log_probs", "log_probs_and_entropy", "top_k"):

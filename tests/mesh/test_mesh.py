@@ -975,7 +975,7 @@ OF_ALL_ROWS: dict[str, Any] = {
     "fit_logistic": lambda z, y, w: jl.fit_logistic(z, y > 2, weights=w, l2=1.0),
     "fit_multinomial": lambda z, y, w: jl.fit_multinomial(z, y, 8, weights=w, l2=1.0),
     "conformal_threshold": lambda z, y, _: jl.conformal_threshold(z, y, 0.5),
-    "conformal_set": lambda z, _, w: jl.conformal_set(z, w[0]),
+    "conformal_set": lambda z, _, w: jl.conformal_set(z, jnp.max(w)),
     "aps_scores": lambda z, *_: jl.aps_scores(z, key=jax.random.key(0), penalty=0.25),
     "sample_without_replacement": lambda z, *_: jl.sample_without_replacement(
         jax.random.key(0), z, 3

@@ -136,7 +136,7 @@ def _total(z: Array, largest: Array) -> Array:
     if has_few_classes(z):
         exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(widen(z))]
         return functools.reduce(jnp.add, exps)
-    total: Array = xla.by_itself(lambda z, largest: sum_below(widen(z), largest), z, largest)
+    total: Array = xla.by_itself(sum_below, z, largest)
     return total
 
 

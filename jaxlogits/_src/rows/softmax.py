@@ -42,15 +42,18 @@ class RowStats(NamedTuple):
 
 
 def row_stats(z: Array, axis_name: AxisName) -> RowStats:
-    """Two or three loops over the row, which write nothing; what isn't used costs nothing."""
-    largest = row_max(z, axis_name)
+    """Two or three loops over the row, which write nothing; what isn't used costs nothing.
+
+    Each of them widens half precision for itself.
+    """
+    largest = widen(row_max(z, axis_name))
     below, at_max = _sums(z, largest)
     below, at_max = of_all_devices((below, at_max), axis_name)
     ties = lax.round(at_max)
     rest = below + (ties - 1.0)
     two_inf = (largest == jnp.inf) & (rest > 0)
     rest = jnp.where(two_inf, jnp.nan, rest)
-    gaps = gaps_of(z, largest)
+    gaps = gaps_of(widen(z), largest)
     return RowStats(largest, gaps, jnp.exp(-gaps), rest, ties)
 
 
@@ -62,9 +65,9 @@ def gaps_of(z: Array, largest: Array) -> Array:
 def _sums(z: Array, largest: Array) -> tuple[Array, Array]:
     """The sum of exp(z - max) below the maximum, and about how many classes have it."""
     if has_few_classes(z):
-        classes = each_class(z)
+        classes = each_class(widen(z))
         others = [jnp.where(x == largest, 0.0, jnp.exp(x - largest)) for x in classes]
-        ties = [(x == largest).astype(z.dtype) for x in classes]
+        ties = [(x == largest).astype(largest.dtype) for x in classes]
         return functools.reduce(jnp.add, others), functools.reduce(jnp.add, ties)
     gaps = finite_gaps(z, largest)
     below = row_sum(xla.unless_zero(gaps, jnp.exp(-gaps), largest), None)
@@ -85,8 +88,8 @@ def finite_gaps(z: Array, largest: Array) -> Array:
     Beside +inf numbers are halved, lest the greatest be as large. A row of -inf has gaps of inf.
     """
     top = finite(largest)
-    scale = jnp.where(largest == jnp.inf, 0.5, 1.0).astype(z.dtype)
-    return top - jnp.minimum(z * scale, top)
+    scale = jnp.where(largest == jnp.inf, 0.5, 1.0).astype(largest.dtype)
+    return top - jnp.minimum(widen(z) * scale, top)
 
 
 def finite(largest: Array) -> Array:
@@ -210,7 +213,7 @@ def log_softmax_rows(z: Array, axis_name: AxisName) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _log_softmax_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, RowSums]:
     """The result, and what its derivative takes from the rows, which counts as constants."""
-    stats = row_stats(widen(z), axis_name)
+    stats = row_stats(z, axis_name)
     rest = jnp.where(stats.largest == -jnp.inf, jnp.nan, stats.rest)
     return -stats.gaps - jnp.log1p(rest), RowSums(stats.largest, 1.0 + rest)
 
@@ -231,7 +234,7 @@ def logsumexp_rows(z: Array, axis_name: AxisName) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _logsumexp_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, RowSums]:
     """The result, and what its derivative takes from the rows, which counts as constants."""
-    stats = row_stats(widen(z), axis_name)
+    stats = row_stats(z, axis_name)
     value = stats.largest + jnp.log1p(stats.rest)
     value = jnp.where(jnp.isinf(stats.largest), stats.largest, value)
     total = jnp.where(stats.largest == -jnp.inf, jnp.inf, 1.0 + stats.rest)
