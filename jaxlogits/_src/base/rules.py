@@ -100,6 +100,22 @@ derivatives(
 )
 
 
+@jax.custom_jvp
+def scale_by(factor: Array, value: Array) -> Array:
+    """factor * value of a finite factor, where 0 counts nothing though the value be infinite.
+
+    Unlike ``weigh`` it has the mixed second derivative where one of them is 0.
+    """
+    return product(factor, value)
+
+
+derivatives(
+    scale_by,
+    lambda dfactor, _, __, value: times(value, dfactor),
+    lambda dvalue, _, factor, __: factor * dvalue,
+)
+
+
 def product(*factors: Array) -> Array:
     """The product of numbers of which any that is 0 wins over infinity. It has no derivative."""
     nothing = functools.reduce(jnp.logical_or, [factor == 0 for factor in factors])
