@@ -18,12 +18,11 @@ from jaxlogits._src.rows.pairs import (
     compare,
     log_ratio_rows,
     prob_difference,
-    probs,
     sum_over,
     weighed_rows,
     whole,
 )
-from jaxlogits._src.rows.softmax import softmax_tangent
+from jaxlogits._src.rows.softmax import probs_of, softmax_tangent
 
 
 def kl_rows(a: Array, b: Array, axis_name: AxisName) -> Array:
@@ -116,4 +115,4 @@ def _balanced(
 
 
 def _is_likely(a: Array, numbers: Numbers) -> Array:
-    return probs(a, numbers.largest[0], numbers.total[0]) > 0.5
+    return probs_of(a, numbers.largest[0], numbers.total[0]) > 0.5

@@ -24,9 +24,7 @@ from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_max, row_sum
 from jaxlogits._src.rows.softmax import (
     centred,
-    each_class,
-    gaps_of,
-    has_few_classes,
+    probs_of,
     softmax_rows,
     softmax_tangent,
     sum_below,
@@ -64,7 +62,7 @@ def compare(a: Array, b: Array, axis_name: AxisName) -> Numbers:
     for phi(c) = exp(c) - 1 - c. An error of the mean counts only squared, as phi is flat at 0.
     """
     largest = widen(row_max(a, axis_name)), widen(row_max(b, axis_name))
-    totals = _total(a, largest[0]), _total(b, largest[1])
+    totals = xla.by_itself(sum_below, a, largest[0]), xla.by_itself(sum_below, b, largest[1])
     totals = of_all_devices(totals, axis_name)
     total: Pair = xla.apart(jax.tree.map(_or_nan, totals, largest))
     weighed = sum_over(_weighed, a, b, largest, total[0], axis_name=axis_name)
@@ -81,14 +79,14 @@ def compare(a: Array, b: Array, axis_name: AxisName) -> Numbers:
 
 def _weighed(a: Array, b: Array, largest: Pair, total: Array) -> Array:
     """p_k times the difference of the logits."""
-    return (_EIGHT * probs(a, largest[0], total)) * _differences(a, b, largest)[1]
+    return (_EIGHT * probs_of(a, largest[0], total)) * _differences(a, b, largest)[1]
 
 
 def _excess(a: Array, b: Array, largest: Pair, total: Array, mean: Array) -> Array:
     """p_k phi(c_k), and inf at a class that q doesn't have, but p."""
-    p, (shared, c) = probs(a, largest[0], total), _centred(a, b, largest, mean)
+    p, (shared, c) = probs_of(a, largest[0], total), _centred(a, b, largest, mean)
     # q, in proportion to p exp(c); not needed where the sum is large.
-    q = probs(b, largest[1], total) * jnp.exp(jnp.minimum(-mean, 40.0))
+    q = probs_of(b, largest[1], total) * jnp.exp(jnp.minimum(-mean, 40.0))
     terms = jnp.where(shared & (jnp.abs(c) <= 2.0), p * (c * c * exp_bend(c)), q - p * (1.0 + c))
     missed = (_eighths(a, largest[0]) > -jnp.inf) & (_eighths(b, largest[1]) == -jnp.inf)
     return jnp.where(missed, jnp.inf, terms)
@@ -103,14 +101,14 @@ def classes_of(a: Array, b: Array, numbers: Numbers) -> Classes:
     # mean says nothing of classes that q doesn't have, which may be all that p has.
     near = (jnp.abs(c) <= 2.0) & (kl <= 1.0)
     ratio = jnp.where(near, c - kl, far - (jnp.log(total[1]) - jnp.log(total[0])))
-    p, q = probs(a, largest[0], total[0]), probs(b, largest[1], total[1])
+    p, q = probs_of(a, largest[0], total[0]), probs_of(b, largest[1], total[1])
     return Classes(p, q, shared, jnp.where(shared, ratio, 0.0))
 
 
 def weighed_rows(a: Array, b: Array, numbers: Numbers) -> Pair:
     """p, and eighths of p (b - a), less a constant times p."""
     largest, total, mean, _ = numbers
-    p = probs(a, largest[0], total[0])
+    p = probs_of(a, largest[0], total[0])
     return p, p * _differences(a, b, largest, mean)[1]
 
 
@@ -129,20 +127,6 @@ def sum_over(fn: Callable[..., Array], *args: Any, axis_name: AxisName) -> Array
     On a CPU it is written once, because a sum's own loop is slow where there are selects.
     """
     return row_sum(xla.one_array(xla.by_itself(fn, *args)), axis_name)
-
-
-def _total(z: Array, largest: Array) -> Array:
-    """The sum of exp(z - max) over the classes that this device has."""
-    if has_few_classes(z):
-        exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(widen(z))]
-        return functools.reduce(jnp.add, exps)
-    total: Array = xla.by_itself(sum_below, z, largest)
-    return total
-
-
-def probs(z: Array, largest: Array, total: Array) -> Array:
-    """The softmax of one of the rows."""
-    return jnp.exp(-gaps_of(widen(z), largest)) / total
 
 
 def _or_nan(total: Array, largest: Array) -> Array:

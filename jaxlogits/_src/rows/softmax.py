@@ -79,7 +79,15 @@ def _sums(z: Array, largest: Array) -> tuple[Array, Array]:
 
 def sum_below(z: Array, largest: Array) -> Array:
     """The sum of exp(z - max) over the classes that this device has."""
+    if has_few_classes(z):
+        exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(widen(z))]
+        return functools.reduce(jnp.add, exps)
     return row_sum(jnp.exp(-finite_gaps(z, largest)), None)
+
+
+def probs_of(z: Array, largest: Array, total: Array) -> Array:
+    """The softmax of a row, from its maximum and its sum of exp(z - max)."""
+    return jnp.exp(-gaps_of(widen(z), largest)) / total
 
 
 def finite_gaps(z: Array, largest: Array) -> Array:
@@ -193,7 +201,7 @@ class RowSums(NamedTuple):
 def _softmax_again(z: Array, sums: RowSums, axis_name: AxisName) -> Array:
     """Softmax over the last axis, without a sum."""
     del axis_name
-    return jnp.exp(-gaps_of(widen(z), sums.largest)) / sums.total
+    return probs_of(z, *sums)
 
 
 def _softmax_again_by_z(dz: Array, _: Array, z: Array, sums: RowSums, axis_name: AxisName) -> Array:
