@@ -196,6 +196,32 @@ def test_shard_map_differentiates_what_is_closed_over() -> None:
     assert_close(got, interpreted(jax.value_and_grad(plain))(*FLOATS))
 
 
+def test_what_is_closed_over_beside_a_mask_in_shard_map() -> None:
+    """It changes on no device, and which rows count does: its derivatives in both modes."""
+    keep = jnp.arange(N) % 3 != 1
+
+    def each(params: Any, hidden: Array, scale: Array, keep: Array) -> Array:
+        fn = jl.blockwise_map(lambda kernel, x: jnp.tanh(x @ kernel * scale), block_size=BLOCK)
+        values: Array = fn(params["kernel"], hidden, where=keep)
+        return values
+
+    def total(scale: Array, params: Any, hidden: Array) -> Array:
+        specs = {"mesh": MESH, "in_specs": (P(), P("data"), P(), P("data"))}
+        split = jax.shard_map(each, **specs, out_specs=P("data"))
+        return jnp.sum(split(params, hidden, scale, keep))
+
+    def whole(scale: Array, params: Any, hidden: Array) -> Array:
+        rows = jnp.tanh(hidden @ params["kernel"] * scale)
+        return jnp.sum(jnp.where(keep[:, None], rows, 0.0))
+
+    def both(fn: Callable[..., Any]) -> Callable[..., Any]:
+        along = lambda scale, *args: jax.jvp(lambda s: fn(s, *args), (scale,), (scale,))  # noqa: E731
+        return lambda *args: (along(*args), jax.grad(fn, (0, 1, 2))(*args))
+
+    args = jnp.array(0.75), {"kernel": FLOATS[0]["kernel"]}, FLOATS[1]
+    assert_close(jax.jit(both(total))(*args), interpreted(both(whole))(*args))
+
+
 def test_sharded_rows_and_classes_on_four_devices() -> None:
     """The right numbers where classes are split too; rows that are sharded are never gathered."""
     mesh = jax.make_mesh((2, 2), ("data", "classes"), axis_types=(AxisType.Auto,) * 2)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array
-from jaxlogits._src.base.varying import zeros
+from jaxlogits._src.base.varying import varying_axes, zeros
 from jaxlogits._src.blockwise.jobs import Job
 from jaxlogits._src.blockwise.operands import Leaves, Operands
 from jaxlogits._src.blockwise.plan import flatten_rows, leading_shape, pad, scan_blocks
@@ -28,12 +28,12 @@ def map_rows(job: Job, given: Operands) -> Leaves:
     def run(streamed: Operands | None, *args: Any) -> Leaves:
         operands = Operands(*args)
         mask = operands.keep if is_masked else None  # else all count but the padding
-        some = None if mask is None else jnp.any(mask)
+        some = [] if mask is None else [_any_for(x, mask) for x in operands.shared]
 
         def step(_: None, now: Operands) -> tuple[None, Leaves]:
             if mask is None or now.keep is None:
                 return None, block.call(now.shared, now.rows)
-            results = block.call([where_any(some, x) for x in now.shared], now.rows)
+            results = block.call(list(map(where_any, some, now.shared)), now.rows)
             return None, [select_rows(now.keep, x, jnp.zeros_like(x)) for x in results]
 
         per_row = [] if mask is None else [mask]
@@ -44,6 +44,13 @@ def map_rows(job: Job, given: Operands) -> Leaves:
 
     results = differentiable(block, run, accumulators(block, None))(*operands)
     return [x[: plan.num_rows].reshape(lead + x.shape[1:]) for x in results]
+
+
+def _any_for(shared: Array, mask: Array) -> Array:
+    """Whether any row counts: on this device, or on any where the array is the same on all."""
+    some = jnp.any(mask)
+    axes = varying_axes(some) - varying_axes(shared)
+    return lax.psum(some.astype(jnp.int32), tuple(sorted(axes))) > 0 if axes else some
 
 
 def rows_that_count(rows: Leaves, keep: Array) -> Leaves:
