@@ -522,6 +522,18 @@ def test_bfloat16_logits_are_float32() -> None:
     np.testing.assert_allclose(loss, np.log1p(np.exp(-1.0)), rtol=4 * 2**-23)
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 5), (6, 1, 5), (6, 4, 1), (1, 1, 1)], ids=str)
+def test_bfloat16_gradients_of_a_single_row_feature_or_class(shape: tuple[int, int, int]) -> None:
+    rows, features, classes = shape
+    *exact, labels = data((rows,), features, classes)
+    arrays = cast(exact, jnp.bfloat16)
+    gradients = jax.jit(
+        jax.grad(lambda h, w: jl.linear_softmax_cross_entropy(h, w, labels), argnums=(0, 1))
+    )
+    for got, want in zip(gradients(*arrays), gradients(*cast(arrays, jnp.float32)), strict=True):
+        np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=0, atol=2**-6)
+
+
 @pytest.mark.parametrize("dtypes", ["float16 float16", "bfloat16 float32", "float32 bfloat16"])
 def test_gradients_have_the_dtypes_of_their_arguments(dtypes: str) -> None:
     hidden, kernel, labels = data()

@@ -45,7 +45,9 @@ def product_of(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Arr
         if not is_symbolic_zero(dkernel):
             # Apart, as older XLA:CPU takes 1.6 times as long to transpose within the product.
             rows = xla.apart(hidden.T).astype(dtype)
-            rounded = is_bfloat16 and precision is None
+            # XLA:CPU before jax 0.12 can't multiply vectors so.
+            is_matrix = 1 not in (*hidden.shape, *kernel.shape)
+            rounded = is_bfloat16 and precision is None and is_matrix
             algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if rounded else precision
             dz = dz + dot(rows, dkernel.astype(dtype), (0, 0), precision=algorithm)
         if is_bfloat16:
