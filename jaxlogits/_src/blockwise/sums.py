@@ -172,7 +172,9 @@ def differentiable(block: Block, fn: Callable[..., Any], dtypes: list[Any]) -> C
         def of(given: Operands) -> Any:
             return fn(active, *combine(given, rest))
 
-        return jax.jvp(of, (wide(given),), (wide(partition(changes, active)[0]),))
+        value, tangent = jax.jvp(of, (wide(given),), (wide(partition(changes, active)[0]),))
+        # JAX before 0.12 forgets the rules of what a scan calls when it takes the scan apart.
+        return held(*primals) if jax.__version_info__ < (0, 12) else value, tangent
 
     return held
 
