@@ -37,7 +37,6 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "by_itself": lambda fn, *args: fn(*args),
     "is_positive": lambda x: jnp.where(x > 0, 1.0, 0.0).astype(x.dtype),
     "one_array": lambda x: x,
-    "opaque": jnp.asarray,
     "rounded": _rounded,
     "unless_zero": _unless_zero,
     "zero_at": _zero_at,

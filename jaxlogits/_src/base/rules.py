@@ -1,8 +1,6 @@
 """Derivative rules, written in one way: what each argument adds to the tangent of the result.
 
-Nothing changes nothing: a tangent of zeros gives zeros, whether JAX knows that they are zeros or
-they come as an array, and also where the slope is infinite. So says ``times``, with which a rule
-multiplies whatever isn't known to be finite. It holds for cotangents too.
+A rule multiplies whatever isn't known to be finite with ``times`` of ``base/products.py``.
 """
 
 from __future__ import annotations
@@ -15,9 +13,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-
-from jaxlogits._src.base import xla
-from jaxlogits._src.base.dtypes import Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,65 +59,3 @@ def checkpointed(fn: F) -> F:
     static = tuple(i for i, name in enumerate(names) if name in ("power", "greatest", "axis_name"))
     run: Any = functools.wraps(fn)(jax.checkpoint(fn, static_argnums=static))
     return run  # type: ignore[no-any-return]
-
-
-def times(slope: Array, tangent: Array) -> Array:
-    """slope * tangent, 0 where the tangent is 0 though the slope be infinite.
-
-    A select that asks the tangent couldn't be transposed, so infinity is a product of two finite
-    factors, which brings any number that isn't 0 beyond the greatest.
-    """
-    greatest = xla.opaque(jnp.finfo(slope.dtype).max)  # nor multiplied by a constant slope first
-    beyond = tangent * jnp.sign(slope) * greatest * greatest
-    return tangent * within_range(slope) + jnp.where(jnp.isinf(slope), beyond, 0.0)
-
-
-@jax.custom_jvp
-def within_range(x: Array) -> Array:
-    """x, at most the greatest number; it changes as x does."""
-    greatest = float(jnp.finfo(x.dtype).max)
-    return jnp.clip(x, -greatest, greatest)
-
-
-derivatives(within_range, lambda dx, _, __: dx)
-
-
-@jax.custom_jvp
-def weigh(weight: Array, value: Array) -> Array:
-    """weight * value, where 0 counts nothing, be the other infinite or its tangent."""
-    return product(weight, value)
-
-
-derivatives(
-    weigh,
-    lambda dweight, _, __, value: jnp.where(value == 0, 0.0, times(value, dweight)),
-    lambda dvalue, _, weight, __: jnp.where(weight == 0, 0.0, times(weight, dvalue)),
-)
-
-
-@jax.custom_jvp
-def scale_by(factor: Array, value: Array) -> Array:
-    """factor * value of a finite factor, where 0 counts nothing though the value be infinite.
-
-    Unlike ``weigh`` it has the mixed second derivative where one of them is 0.
-    """
-    return product(factor, value)
-
-
-derivatives(
-    scale_by,
-    lambda dfactor, _, __, value: times(value, dfactor),
-    lambda dvalue, _, factor, __: factor * dvalue,
-)
-
-
-def product(*factors: Array) -> Array:
-    """The product of numbers of which any that is 0 wins over infinity. It has no derivative."""
-    nothing = functools.reduce(jnp.logical_or, [factor == 0 for factor in factors])
-    finite = [jnp.where(nothing & jnp.isinf(factor), 1.0, factor) for factor in factors]
-    return functools.reduce(jnp.multiply, finite)
-
-
-def spread(tangent: Array, *slopes: Array) -> Array:
-    """What several slopes make of one tangent: of inf and -inf nothing, where it is 0."""
-    return functools.reduce(jnp.add, [times(slope, tangent) for slope in slopes])

@@ -47,11 +47,6 @@ def one_array(x: Array) -> Array:
     return array
 
 
-def opaque(constant: Any) -> Array:
-    """A number that isn't folded into others: big * big * tiny would become inf * tiny."""
-    return apart(jnp.asarray(constant))
-
-
 def rounded(x: Array, dtype: jnp.dtype) -> Array:
     """Half-precision x in a wider dtype, with the rounding that it has in its own.
 

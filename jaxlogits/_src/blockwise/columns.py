@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
-from jaxlogits._src.base.rules import within_range
 from jaxlogits._src.blockwise.block_size import rows_that_fit
 from jaxlogits._src.blockwise.linear_layer import (
     Head,
@@ -23,6 +22,7 @@ from jaxlogits._src.blockwise.linear_layer import (
 )
 from jaxlogits._src.losses.supports import are_no_indices, kept_indices, log_probs_among
 from jaxlogits._src.mesh.reductions import first_class, num_classes, row_any
+from jaxlogits._src.rows.softmax import finite
 
 Logits = Callable[[Head, Array, PerRow], Array]
 
@@ -79,7 +79,7 @@ def _of_block(
         # A row without a softmax is NaN, and leaves none in the params where it counts for nothing.
         is_possible = row_any(keep & (z != -jnp.inf), axis_name)
         none = row_any(hit & keep, axis_name) & ~is_possible
-        z, bad = jnp.where(none, within_range(z), z), bad | none[:, 0]
+        z, bad = jnp.where(none, finite(z), z), bad | none[:, 0]
         return 0.0 + spoiled_where_used(log_probs_among(z, keep, hit, bad, axis_name), bad)
 
     return log_probs

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxlogits._src.base import checked, checks
 from jaxlogits._src.base.checks import Range, describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype, widen
+from jaxlogits._src.base.products import weigh
 from jaxlogits._src.base.program import Option
-from jaxlogits._src.base.rules import weigh
 from jaxlogits._src.base.varying import is_bound, require_apart, require_split, vary_over
 from jaxlogits._src.blockwise.product import product_of
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, wide_dtype, widen
-from jaxlogits._src.base.rules import scale_by
+from jaxlogits._src.base.products import weigh
 from jaxlogits._src.base.varying import axis_names, vary, varying_axes
 from jaxlogits._src.blockwise.block_size import FEWEST_ROWS
 from jaxlogits._src.blockwise.jobs import Options, on_devices
@@ -193,13 +193,13 @@ def _loss(
     loss = nll_of(sums)
     if weights is not None:
         own = row_take(weights[None, :], labels[None, :], axis_name)[0]
-        loss = scale_by(own, loss)
+        loss = weigh(own, loss)
     normaliser = jnp.log1p(rest_of(sums))  # logsumexp - largest
     if epsilon is not None and sums.total is not None and sums.gaps is not None:
         of_all = num_classes(shared.head.kernel.shape, axis_name) if count is None else count
-        even = (scale_by(sums.total, normaliser) + sums.gaps) / jnp.maximum(of_all, 1.0)
-        loss = scale_by(1.0 - epsilon, loss) + scale_by(epsilon, even)
+        even = (weigh(sums.total, normaliser) + sums.gaps) / jnp.maximum(of_all, 1.0)
+        loss = weigh(1.0 - epsilon, loss) + weigh(epsilon, even)
     if "z_loss" in shared.losses:
         lse = sums.largest + normaliser
-        loss = loss + scale_by(shared.losses["z_loss"], lse * lse)
+        loss = loss + weigh(shared.losses["z_loss"], lse * lse)
     return loss if count is None else jnp.where(count == 0, 0.0, loss)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName, wide_dtype
-from jaxlogits._src.base.rules import derivatives, is_symbolic_zero, scale_by
+from jaxlogits._src.base.products import weigh
+from jaxlogits._src.base.rules import derivatives, is_symbolic_zero
 from jaxlogits._src.base.varying import vary, varying_axes, zeros
 from jaxlogits._src.blockwise.block_size import device_kind
 from jaxlogits._src.mesh.reductions import first_class, of_all_devices, row_max
@@ -214,7 +215,7 @@ def _terms(z: Array, is_label: Array, weights: Array | None, largest: Array) -> 
     if weights is None:
         return Sums(largest, others, label, None, None)
     of_classes = jnp.broadcast_to(weights[None, :], z.shape)
-    gaps = scale_by(of_classes, largest[:, None] - z).sum(axis=-1)
+    gaps = weigh(of_classes, largest[:, None] - z).sum(axis=-1)
     return Sums(largest, others, label, gaps, jnp.broadcast_to(weights.sum(), gaps.shape))
 
 
@@ -224,7 +225,7 @@ def _brought(sums: Sums, largest: Array) -> Sums:
     sums = sums._replace(largest=largest, others=sums.others * jnp.exp(-step))
     if sums.gaps is None or sums.total is None:
         return sums
-    return sums._replace(gaps=sums.gaps + scale_by(sums.total, step))
+    return sums._replace(gaps=sums.gaps + weigh(sums.total, step))
 
 
 def _added(sums: Sums, terms: Sums) -> Sums:

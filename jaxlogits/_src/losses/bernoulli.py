@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.exp_log import exp_bend
-from jaxlogits._src.base.rules import derivatives, product, times, weigh
+from jaxlogits._src.base.products import product, times, weigh
+from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.log_odds import sigmoid, softplus
 
 

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array
-from jaxlogits._src.base.rules import checkpointed, derivatives, product, spread, times, weigh
+from jaxlogits._src.base.products import product, spread, times, weigh
+from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.log_odds import sigmoid, softplus
 from jaxlogits._src.losses.bernoulli import binary_nll, nll_by_label
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, widen
+from jaxlogits._src.base.products import times, weigh
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.base.rules import derivatives, weigh
+from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.losses.focal import focal
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_sum
@@ -275,9 +276,7 @@ derivatives(
     _smoothed,
     lambda dtargets, _, __, ___, epsilon: (1.0 - epsilon) * dtargets,
     None,
-    lambda depsilon, _, targets, even, __: jnp.where(
-        targets == even, 0.0, (even - targets) * depsilon
-    ),
+    lambda depsilon, _, targets, even, __: times(even - targets, depsilon),
 )
 
 

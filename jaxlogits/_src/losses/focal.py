@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array
-from jaxlogits._src.base.rules import derivatives, product, spread, times, weigh
+from jaxlogits._src.base.products import product, spread, times, weigh
+from jaxlogits._src.base.rules import derivatives
 
 
 class _Powers(NamedTuple):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array, AxisName
-from jaxlogits._src.base.rules import checkpointed, derivatives, times
+from jaxlogits._src.base.products import times
+from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.entmax import above_threshold, entmax_rows, share
 from jaxlogits._src.rows.softmax import centred

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.exp_log import exp_bend
-from jaxlogits._src.base.rules import derivatives, times, weigh
+from jaxlogits._src.base.products import times, weigh
+from jaxlogits._src.base.rules import derivatives
 
 
 def exp_a(x: Array, a: Array, power: int) -> Array:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName
-from jaxlogits._src.base.rules import checkpointed, derivatives, product, times, weigh
+from jaxlogits._src.base.products import product, times, weigh
+from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_sum
 from jaxlogits._src.rows.softmax import (
     centred,
