@@ -25,7 +25,6 @@ def logit(probs: ArrayLike) -> Array:
 
     Accuracy: float32 1.1 ulp, derivatives 1.3 and 5.5; float64 1.25 ulp, derivatives 1.3 and 5;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
-
     Example:
         >>> jl.logit(jnp.array([0.0, 0.25, 0.5, 0.75])).round(4)
         Array([   -inf, -1.0986,  0.    ,  1.0986], dtype=float32)
@@ -50,7 +49,6 @@ def sigmoid(logits: ArrayLike) -> Array:
 
     Accuracy: float32 1.5 ulp, derivatives 2.5 and 5.5; float64 1.25 ulp, derivatives 2.2 and 5;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
-
     Example:
         >>> jl.sigmoid(jnp.array([-0.2, 0.0, 0.2])).round(2)
         Array([0.45, 0.5 , 0.55], dtype=float32)
@@ -72,7 +70,6 @@ def log_sigmoid(logits: ArrayLike) -> Array:
 
     Accuracy: float32 1.1 ulp, derivatives 1.5 and 2.5; float64 1.25 ulp, derivatives 1.25 and 2.2;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
-
     Example:
         >>> jl.log_sigmoid(jnp.array([-100.0, 0.0, 2.0])).round(4)
         Array([-100.    ,   -0.6931,   -0.1269], dtype=float32)
@@ -95,7 +92,6 @@ def logitexp(log_probs: ArrayLike) -> Array:
         The shape and dtype of ``log_probs``. The derivative is 1 / (1 - exp(x)).
 
     Accuracy: float32 2 ulp, derivatives 2.5 and 5.5; bfloat16 and float16 0.501 ulp.
-
     Example:
         >>> jl.logitexp(jnp.array([-100.0, -0.5, 0.0])).round(4)
         Array([-100.    ,    0.4328,       inf], dtype=float32)
@@ -119,7 +115,6 @@ def softplus(x: ArrayLike) -> Array:
 
     Accuracy: float32 1.1 ulp, derivatives 1.5 and 2.5; float64 1.25 ulp, derivatives 1.25 and 2.2;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
-
     Example:
         >>> jl.softplus(jnp.array([-2.0, 0.0, 100.0])).round(4)
         Array([  0.1269,   0.6931, 100.    ], dtype=float32)
@@ -143,7 +138,6 @@ def log1mexp(x: ArrayLike) -> Array:
     Accuracy: float32 1.35 ulp, derivatives 2.5 and 5.5; float64 1.25 ulp, derivatives 2.2 and 5;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
     Reference: Mächler, Accurately Computing log(1 - exp(-|a|)) (2012), equation 7.
-
     Example:
         >>> jl.log1mexp(jnp.array([0.0, 0.5, 3.0])).round(4)
         Array([   -inf, -0.9328, -0.0511], dtype=float32)

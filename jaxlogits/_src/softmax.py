@@ -35,7 +35,6 @@ def logsumexp(
         The shape of ``logits`` without ``axis``, in float32 or wider; -inf where no class counts.
 
     Accuracy: float32 3 ulp of max(1, |result|). Its gradient has the accuracy of softmax.
-
     Example:
         >>> jl.logsumexp(jnp.array([0.0, 0.0])).round(4)
         Array(0.6931, dtype=float32)
@@ -66,7 +65,6 @@ def softmax(
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. The gaps are the
         differences between logits; rounding one of them adds up to 1 ulp per unit of it.
-
     Example:
         >>> jl.softmax(jnp.array([2.0, 1.0, 0.0])).round(4)
         Array([0.6652, 0.2447, 0.09  ], dtype=float32)
@@ -97,7 +95,6 @@ def log_softmax(
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. Otherwise 5 ulp of
         the largest gap.
-
     Example:
         >>> jl.log_softmax(jnp.array([20.0, 0.0]))
         Array([-2.0611537e-09, -2.0000000e+01], dtype=float32)
@@ -117,8 +114,8 @@ def class_log_odds(
 ) -> Array:
     """Log-odds of each class against all others, log(p_i / (1 - p_i)) with p = softmax(logits).
 
-    It is ``logit(softmax(logits))``, computed as z_i minus the logsumexp of the others, because p may
-    round to 1; with two classes, the difference of their logits. ``sigmoid`` gives p back.
+    It is ``logit(softmax(logits))``, computed as z_i minus the logsumexp of the others, because p
+    may round to 1; with two classes, the difference of their logits. ``sigmoid`` gives p back.
 
     Args:
         logits: unnormalised log probabilities, floating point.
@@ -128,7 +125,6 @@ def class_log_odds(
         The shape and dtype of ``logits``; -inf for masked classes, +inf for a class without others.
 
     Accuracy: float32 5 ulp of max(0.5, |result|) where the gaps are exact, derivative 5.
-
     Example:
         >>> jl.class_log_odds(jnp.array([3.0, 1.0]))
         Array([ 2., -2.], dtype=float32)
