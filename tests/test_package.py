@@ -22,8 +22,8 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which a reader meets them.
 SECTIONS = ["Args", "Returns", "Raises", "Accuracy", "Transforms", "Reference", "Example"]
-# A reference belongs only where there is a paper, errors and transforms where conventions.md doesn't
-# say them; `checked` has no numbers of its own.
+# A reference belongs only where there is a paper, errors and transforms only where conventions.md
+# doesn't say what holds; `checked` has no numbers of its own.
 OPTIONAL = {"Raises", "Transforms", "Reference"}
 OPTIONAL_IN_CHECKS = OPTIONAL | {"Accuracy"}
 

@@ -15,16 +15,15 @@ from jaxlogits._src.base.program import program
 def logit(probs: ArrayLike) -> Array:
     """Log-odds of a probability, log(p / (1 - p)), the inverse of ``sigmoid``.
 
-    Around p = 1/2 it is computed as 2 atanh(2p - 1); p / (1 - p) would be mostly rounding error.
-
     Args:
-        probs: probabilities, floating point; 0 gives -inf, 1 gives +inf, anything outside, NaN.
+        probs: probabilities, floating point; 0 gives -inf, 1 gives +inf, outside [0, 1] NaN.
 
     Returns:
         The shape and dtype of ``probs``.
 
     Accuracy: float32 1.1 ulp, derivatives 1.3 and 5.5; float64 1.25 ulp, derivatives 1.3 and 5;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
+
     Example:
         >>> jl.logit(jnp.array([0.0, 0.25, 0.5, 0.75])).round(4)
         Array([   -inf, -1.0986,  0.    ,  1.0986], dtype=float32)
@@ -36,19 +35,17 @@ def logit(probs: ArrayLike) -> Array:
 
 @program()
 def sigmoid(logits: ArrayLike) -> Array:
-    """Probability with these log-odds, 1 / (1 + exp(-x)), the inverse of ``logit`` (or expit).
-
-    Write 1 - sigmoid(x) as sigmoid(-x), which doesn't cancel. The derivative is computed as
-    sigmoid(x) sigmoid(-x), which stays above 0 where s (1 - s) is 0, from x = 17 on.
+    """Probability with these log-odds (expit), 1 / (1 + exp(-x)), the inverse of ``logit``.
 
     Args:
-        logits: log-odds, floating point; -inf gives 0, +inf gives 1.
+        logits: log-odds, floating point. 1 - sigmoid(x) is sigmoid(-x), which doesn't cancel.
 
     Returns:
         The shape and dtype of ``logits``.
 
     Accuracy: float32 1.5 ulp, derivatives 2.5 and 5.5; float64 1.25 ulp, derivatives 2.2 and 5;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
+
     Example:
         >>> jl.sigmoid(jnp.array([-0.2, 0.0, 0.2])).round(2)
         Array([0.45, 0.5 , 0.55], dtype=float32)
@@ -60,7 +57,7 @@ def sigmoid(logits: ArrayLike) -> Array:
 
 @program()
 def log_sigmoid(logits: ArrayLike) -> Array:
-    """Log of the sigmoid, log(sigmoid(x)) = -log(1 + exp(-x)), right where that rounds to 0 or 1.
+    """Logarithm of the sigmoid, log(sigmoid(x)) = -log(1 + exp(-x)), for log-odds of any size.
 
     Args:
         logits: log-odds, floating point; -inf gives -inf, +inf gives 0.
@@ -70,6 +67,7 @@ def log_sigmoid(logits: ArrayLike) -> Array:
 
     Accuracy: float32 1.1 ulp, derivatives 1.5 and 2.5; float64 1.25 ulp, derivatives 1.25 and 2.2;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
+
     Example:
         >>> jl.log_sigmoid(jnp.array([-100.0, 0.0, 2.0])).round(4)
         Array([-100.    ,   -0.6931,   -0.1269], dtype=float32)
@@ -81,17 +79,16 @@ def log_sigmoid(logits: ArrayLike) -> Array:
 
 @program()
 def logitexp(log_probs: ArrayLike) -> Array:
-    """Log-odds of a probability given by its logarithm, logit(exp(x)) = x - log(1 - exp(x)).
-
-    The inverse of ``log_sigmoid``, accurate also where the two terms cancel, around p = 1/2.
+    """Log-odds of a log probability, logit(exp(x)) = x - log(1 - exp(x)); inverts ``log_sigmoid``.
 
     Args:
-        log_probs: floating point, at most 0; -inf gives -inf, 0 gives +inf, a number above 0, NaN.
+        log_probs: floating point, at most 0; -inf gives -inf, 0 gives +inf, a number above 0 NaN.
 
     Returns:
         The shape and dtype of ``log_probs``. The derivative is 1 / (1 - exp(x)).
 
     Accuracy: float32 2 ulp, derivatives 2.5 and 5.5; bfloat16 and float16 0.501 ulp.
+
     Example:
         >>> jl.logitexp(jnp.array([-100.0, -0.5, 0.0])).round(4)
         Array([-100.    ,    0.4328,       inf], dtype=float32)
@@ -103,9 +100,7 @@ def logitexp(log_probs: ArrayLike) -> Array:
 
 @program()
 def softplus(x: ArrayLike) -> Array:
-    """A smooth max(x, 0), log(1 + exp(x)), accurate for x of any size.
-
-    softplus(x) is the binary cross entropy of log-odds x and label 0, softplus(-x) that of label 1.
+    """A smooth max(x, 0), log(1 + exp(x)); the binary cross entropy of log-odds x and label 0.
 
     Args:
         x: floating-point array; -inf gives 0, +inf gives +inf.
@@ -115,6 +110,7 @@ def softplus(x: ArrayLike) -> Array:
 
     Accuracy: float32 1.1 ulp, derivatives 1.5 and 2.5; float64 1.25 ulp, derivatives 1.25 and 2.2;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
+
     Example:
         >>> jl.softplus(jnp.array([-2.0, 0.0, 100.0])).round(4)
         Array([  0.1269,   0.6931, 100.    ], dtype=float32)
@@ -129,8 +125,7 @@ def log1mexp(x: ArrayLike) -> Array:
     """Log probability of the complement of an event with probability exp(-x), log(1 - exp(-x)).
 
     Args:
-        x: minus a log probability, as in ``jax.nn.log1mexp``, floating point. 0 gives -inf, +inf
-            gives 0, a negative number NaN.
+        x: minus a log probability, at least 0, as in ``jax.nn.log1mexp``; floating point.
 
     Returns:
         The shape and dtype of ``x``. The derivative is 1 / (exp(x) - 1).
@@ -138,6 +133,7 @@ def log1mexp(x: ArrayLike) -> Array:
     Accuracy: float32 1.35 ulp, derivatives 2.5 and 5.5; float64 1.25 ulp, derivatives 2.2 and 5;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
     Reference: Mächler, Accurately Computing log(1 - exp(-|a|)) (2012), equation 7.
+
     Example:
         >>> jl.log1mexp(jnp.array([0.0, 0.5, 3.0])).round(4)
         Array([   -inf, -0.9328, -0.0511], dtype=float32)

@@ -35,6 +35,7 @@ def logsumexp(
         The shape of ``logits`` without ``axis``, in float32 or wider; -inf where no class counts.
 
     Accuracy: float32 3 ulp of max(1, |result|). Its gradient has the accuracy of softmax.
+
     Example:
         >>> jl.logsumexp(jnp.array([0.0, 0.0])).round(4)
         Array(0.6931, dtype=float32)
@@ -65,6 +66,7 @@ def softmax(
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. The gaps are the
         differences between logits; rounding one of them adds up to 1 ulp per unit of it.
+
     Example:
         >>> jl.softmax(jnp.array([2.0, 1.0, 0.0])).round(4)
         Array([0.6652, 0.2447, 0.09  ], dtype=float32)
@@ -84,8 +86,6 @@ def log_softmax(
 ) -> Array:
     """Log probabilities of the classes, log p_i = z_i - log(sum_j exp(z_j)).
 
-    It keeps its digits where p rounds to 1, unlike ``logits - logsumexp(logits)``.
-
     Args:
         logits: unnormalised log probabilities, floating point.
         axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
@@ -95,6 +95,7 @@ def log_softmax(
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. Otherwise 5 ulp of
         the largest gap.
+
     Example:
         >>> jl.log_softmax(jnp.array([20.0, 0.0]))
         Array([-2.0611537e-09, -2.0000000e+01], dtype=float32)
@@ -125,6 +126,7 @@ def class_log_odds(
         The shape and dtype of ``logits``; -inf for masked classes, +inf for a class without others.
 
     Accuracy: float32 5 ulp of max(0.5, |result|) where the gaps are exact, derivative 5.
+
     Example:
         >>> jl.class_log_odds(jnp.array([3.0, 1.0]))
         Array([ 2., -2.], dtype=float32)

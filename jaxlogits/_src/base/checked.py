@@ -44,6 +44,7 @@ def checked(fn: Callable[P, T]) -> Callable[P, T]:
         ValueError: for a bad value, with the function, the argument, the rule and the first bad
             row, as the function sees it: within a device's part or a block.
         TypeError: inside a transform, such as ``jit(checked(fn))``: write ``checked(jit(fn))``.
+
     Example:
         >>> loss = jax.jit(jl.softmax_cross_entropy_with_integer_labels)
         >>> jl.checked(loss)(jnp.zeros([2, 3]), jnp.array([0, 3]))

@@ -76,9 +76,8 @@ def linear_softmax_cross_entropy(
 
     Args:
         hidden: floating-point array ``[..., D]``, one row per example.
-        kernel: ``[D, K]``; for a tied embedding ``[K, D]``, ``embedding.T``.
+        kernel, bias: ``[D, K]`` and ``[K]``; for a tied embedding ``[K, D]``, ``embedding.T``.
         labels: integers in [0, K), ``[...]``.
-        bias: ``[K]``.
         where: boolean mask of rows, ``[...]``; masked rows may hold anything.
         weights: w, one per row, ``[...]``.
         class_where: boolean mask ``[K]``, False for classes that don't exist (a label costs +inf).
@@ -97,6 +96,7 @@ def linear_softmax_cross_entropy(
         A scalar or, for "none", ``[...]``, in float32 or wider.
 
     Accuracy: that of the loss, given logits whose products are summed in float32.
+
     Example:
         >>> jl.linear_softmax_cross_entropy(jnp.ones([4, 2]), jnp.ones([2, 8]), jnp.arange(4))
         Array(2.0794415, dtype=float32)
@@ -185,25 +185,22 @@ def linear_softmax_kl_divergence(
     axis_name: AxisName = None,
     row_axis_name: AxisName = None,
 ) -> Array:
-    """KL(p || q) of a teacher's head p and a student's head q, without the logits in memory.
-
-    p = softmax((hidden_p @ kernel_p + bias_p) / temperature), q likewise. In distillation the loss
-    times temperature**2 keeps the size of the gradients.
+    """Distillation loss KL(p || q) of a teacher's and a student's head, without logits in memory.
 
     Args:
         hidden_p, kernel_p, bias_p: the teacher's, ``[..., D]``, ``[D, K]`` and ``[K]``.
         hidden_q, kernel_q, bias_q: the student's, ``[..., E]``, ``[E, K]`` and ``[K]``.
-        where, weights, class_where: masks of rows and classes and row weights, as in
-            ``linear_softmax_cross_entropy``.
-        soft_cap, temperature: of both heads' logits, likewise.
+        where, weights, class_where: as in ``linear_softmax_cross_entropy``.
+        soft_cap, temperature: of both heads, likewise.
         reduction: "mean", "sum" or "none", likewise.
-        block_size, precision, accumulate_dtype: of the computation, likewise.
+        block_size, precision, accumulate_dtype: likewise.
         axis_name, row_axis_name: mesh axes over which classes and rows are split, in ``shard_map``.
 
     Returns:
         A scalar or, for "none", ``[...]``, in float32 or wider.
 
     Accuracy: that of ``softmax_kl_divergence``, given logits that are summed in float32.
+
     Example:
         >>> jl.linear_softmax_kl_divergence(jnp.eye(2), jnp.eye(2), jnp.eye(2), 2 * jnp.eye(2))
         Array(0.08260775, dtype=float32)

@@ -59,27 +59,24 @@ def linear_log_probs(
 ) -> Array:
     """Log probability of each label under softmax(hidden @ kernel), without the logits in memory.
 
-    For policy gradients and preference losses.
-
     Args:
         hidden: floating-point array ``[..., D]``, one row per token.
-        kernel: ``[D, K]``; for a tied embedding ``[K, D]``, ``embedding.T``.
+        kernel, bias: ``[D, K]`` and ``[K]``; for a tied embedding ``[K, D]``, ``embedding.T``.
         labels: integers in [0, K), ``[...]``. Mask padding such as -100 by ``where``.
-        bias: ``[K]``.
         where: boolean mask of rows, ``[...]``; masked rows may hold anything.
         class_where: boolean mask ``[K]``, False for classes that don't exist (a label gives -inf).
-        kept: integers ``[..., n]``, the only classes that remain in each row, as in
-            ``kept_log_probs``; no other column of the kernel is multiplied.
+        kept: integers ``[..., n]``, the classes that remain in each row, as in ``kept_log_probs``;
+            only their columns of the kernel are multiplied.
         soft_cap: c above 0 makes the logits c tanh(z / c); None for no cap.
         temperature: above 0, then divides them; a number or one per row.
-        memory: "rows", "tiles" or None, as in ``linear_softmax_cross_entropy``.
-        block_size, precision: of the computation, likewise.
+        memory, block_size, precision: as in ``linear_softmax_cross_entropy``.
         axis_name, row_axis_name: mesh axes over which classes and rows are split, in ``shard_map``.
 
     Returns:
         ``[...]``, at most 0, in float32 or wider; 0 for masked rows.
 
     Accuracy: that of the loss, given logits whose products are summed in float32.
+
     Example:
         >>> jl.linear_log_probs(jnp.ones([2, 3]), jnp.ones([3, 8]), jnp.array([0, 7])).round(4)
         Array([-2.0794, -2.0794], dtype=float32)
@@ -137,8 +134,6 @@ def linear_log_probs_and_entropy(
 ) -> tuple[Array, Array]:
     """Log probability of each label and entropy of each row, from one product with the kernel.
 
-    For policy gradients with an entropy bonus, and for logging.
-
     Args:
         hidden, kernel, labels, bias: ``[..., D]``, ``[D, K]``, ``[...]`` and ``[K]``.
         where, class_where, soft_cap, temperature: as in ``linear_log_probs``, for both results.
@@ -148,6 +143,7 @@ def linear_log_probs_and_entropy(
         Log probabilities and entropies (nats), ``[...]`` each, float32 or wider; 0 for masked rows.
 
     Accuracy: that of ``linear_log_probs`` and of ``entropy``, given logits summed in float32.
+
     Example:
         >>> jl.linear_log_probs_and_entropy(jnp.ones([3]), jnp.zeros([3, 8]), jnp.array(7))
         (Array(-2.0794415, dtype=float32), Array(2.0794415, dtype=float32))
@@ -185,9 +181,7 @@ def linear_top_k(
     axis_name: AxisName = None,
     row_axis_name: AxisName = None,
 ) -> tuple[Array, Array]:
-    """The k likeliest classes of softmax(hidden @ kernel), and their log probabilities.
-
-    Normalised over all classes: the ``logprobs`` of a server, or what is stored of a teacher.
+    """The k likeliest classes of softmax(hidden @ kernel), with their log probabilities.
 
     Args:
         hidden, kernel, bias: ``[..., D]``, ``[D, K]`` and ``[K]``.
@@ -196,11 +190,12 @@ def linear_top_k(
         block_size, precision, axis_name, row_axis_name: likewise.
 
     Returns:
-        Log probabilities ``[..., k]`` in descending order, in float32 or wider, and int32 class
-        indices (the first of equal ones first): -1 if the log probability is -inf or NaN. 0 and -1
-        if masked.
+        Log probabilities ``[..., k]`` in float32 or wider, normalised over all classes, and int32
+        class indices, likeliest first; -1 for log probabilities of -inf or NaN, 0 and -1 in masked
+        rows.
 
     Accuracy: that of ``log_softmax``, given logits whose products are summed in float32.
+
     Example:
         >>> jl.linear_top_k(jnp.ones([1]), jnp.array([[0.0, 20.0, 10.0]]), 2)[1]
         Array([1, 2], dtype=int32)

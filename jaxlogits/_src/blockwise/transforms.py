@@ -41,10 +41,9 @@ def blockwise_map(
     way, such as logits, exists for one block only. Derivatives compute each block again.
 
     Args:
-        fn: ``fn(params, *rows) -> results``, from pytrees of rows [C, ...] to a pytree of results
-            [C, ...], each of which depends on its own row alone.
-        row_ndim: how many leading dimensions count rows: 1 for [N, ...], 2 for [B, S, ...]. ``fn``
-            always sees one, and the results get them back.
+        fn: ``fn(params, *rows) -> results``, pytrees of rows [C, ...] and of results [C, ...], each
+            of which depends on its own row alone.
+        row_ndim: how many leading dimensions count rows, 2 for [B, S, ...]; ``fn`` always sees one.
         block_size: the most rows in a block; None chooses it from bytes.
         row_axis_name: mesh axes over which the rows' first dimension is split, in jit or in
             ``shard_map``: gradients of params are summed over devices once, not in each block.
@@ -54,6 +53,7 @@ def blockwise_map(
         share. Rows that the mask ``where`` leaves out give 0 and may hold NaN.
 
     Accuracy: that of ``fn``; gradients of params are summed over blocks in float32 or wider.
+
     Example:
         >>> def confidence(kernel, hidden):
         ...     return jl.softmax(hidden @ kernel).max(axis=-1)
@@ -99,10 +99,10 @@ def blockwise_sum(
 
     Returns:
         A function ``total(params, *rows, where=None, weights=None)`` that returns the sum, in
-        float32 or wider, or (sum, sums of aux). A row with weight 0 is masked and may hold NaN,
-        unless weights are differentiated.
+        float32 or wider, or (sum, sums of aux). Rows of weight 0 may hold NaN.
 
     Accuracy: that of ``fn``; sums, also those of bfloat16 gradients, in float32 or wider.
+
     Example:
         >>> def loss(kernel, hidden, labels):
         ...     return jl.softmax_cross_entropy_with_integer_labels(hidden @ kernel, labels)
@@ -136,9 +136,7 @@ def blockwise_mean(
     accumulate_dtype: Any = None,
     row_axis_name: AxisName = None,
 ) -> Callable[..., Any]:
-    """The weighted mean of a per-row loss, computed a block of rows at a time.
-
-    ``blockwise_sum`` divided by the sum of the weights of the rows that count; 0 if none does.
+    """The weighted mean of a per-row loss, computed a block of rows at a time; 0 if no row counts.
 
     Args:
         fn, row_ndim, block_size, accumulate_dtype: as for ``blockwise_sum``.
@@ -150,6 +148,7 @@ def blockwise_mean(
         float32 or wider, or (mean, means of aux). ``where`` and weights broadcast to the rows.
 
     Accuracy: as for ``blockwise_sum``.
+
     Example:
         >>> def loss(kernel, hidden, labels):
         ...     return jl.softmax_cross_entropy_with_integer_labels(hidden @ kernel, labels)

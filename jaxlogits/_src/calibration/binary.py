@@ -48,10 +48,10 @@ def binary_reliability_curve(
 ) -> BinaryReliabilityCurve:
     """Binary reliability diagram: probability and rate of positives in bins of equal width.
 
-    Bin b holds probabilities in (b / B, (b + 1) / B], as in scikit-learn; b = 0 also 0.
+    Bin b holds probabilities in (b / B, (b + 1) / B], as in scikit-learn, and the first one also 0.
 
     Args:
-        logits: log-odds, floating point, of any shape; of probabilities, ``jl.logit(probs)``.
+        logits: log-odds, floating point, of any shape; ``jl.logit(probs)`` of probabilities.
         labels: in the shape of ``logits``: booleans, 0 or 1, or probabilities in [0, 1].
         where: boolean mask that broadcasts to ``logits``, True for the rows that count.
         weights: of the rows, at least 0; broadcasts to ``logits``.
@@ -62,6 +62,7 @@ def binary_reliability_curve(
 
     Accuracy: float32 2e-6, for a million rows too.
     Transforms: the bins are constants to a derivative.
+
     Example:
         >>> logits, labels = jnp.array([-2.0, 2.0]), jnp.array([0, 1])
         >>> curve = jl.binary_reliability_curve(logits, labels, num_bins=2)
@@ -85,15 +86,14 @@ def binary_calibration_error(
 ) -> Array:
     """Binary expected calibration error (ECE), sum_b (n_b / n) |rate_b - probability_b|.
 
-    The bins b are those of ``binary_reliability_curve``, constants to a derivative, of weight n_b.
-
     Args:
-        logits, labels, where, weights, num_bins: as in ``binary_reliability_curve``.
+        logits, labels, where, weights, num_bins: as in ``binary_reliability_curve``, with its bins.
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 of the mean |label - probability| over the rows.
+
     Example:
         >>> logits = jnp.full(10, jl.logit(jnp.float32(0.2)))
         >>> print(f"{jl.binary_calibration_error(logits, jnp.arange(10) < 1):.2f}")
@@ -123,6 +123,7 @@ def binary_brier_score(
 
     Accuracy: float32 2e-6 relative for labels of 0 and 1.
     Reference: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
+
     Example:
         >>> print(f"{jl.binary_brier_score(jnp.array([2.0]), jnp.array([1])):.4f}")
         0.0142

@@ -45,16 +45,15 @@ def aps_scores(
 ) -> Array:
     """Nonconformity scores of adaptive prediction sets (APS), -log(1 - s_k).
 
-    s_k, the published score, is the probability of class k and all likelier ones, with a key less u
-    p_k, u uniform. Its logarithm makes the same sets and is right where s_k rounds to 1.
+    s_k, the published score, is the probability of class k and all likelier ones, with a key less
+    ``u p_k``, u uniform. Its logarithm makes the same sets and is right where s_k rounds to 1.
 
     Args:
         logits: unnormalised log probabilities, floating point; of equal ones the first comes first.
         axis, where: dimensions and mask of the classes, as in ``softmax``; masked ones score +inf.
-        key: from ``jax.random``. Makes sets smaller, some of them empty, and coverage exact to 1 /
-            (n + 1).
-        penalty: lambda of RAPS, at least 0, against large sets: the score is then s_k + penalty
-            max(rank - num_free, 0), with rank 1 for the likeliest class.
+        key: from ``jax.random``. Makes sets smaller, some empty, and coverage exact to 1 / (n + 1).
+        penalty: lambda of RAPS, at least 0, against large sets: the score is then
+            ``s_k + penalty max(rank - num_free, 0)``, with rank 1 for the likeliest class.
         num_free: k_reg of RAPS, an integer: how many classes have no penalty.
 
     Returns:
@@ -63,6 +62,7 @@ def aps_scores(
     Accuracy: float32 2e-6 for gaps of at most 10, relative to scores above 1.
     Transforms: derivatives of first order only.
     Reference: Romano et al. (2020), equation 8; Angelopoulos et al. (2021), the penalty of RAPS.
+
     Example:
         >>> 1 - jnp.exp(-jl.aps_scores(jnp.log(jnp.array([0.2, 0.5, 0.3])))).round(4)
         Array([1. , 0.5, 0.8], dtype=float32)
@@ -127,6 +127,7 @@ def conformal_threshold(
 
     Accuracy: that of the scores, of which it is one.
     Reference: Angelopoulos and Bates, A Gentle Introduction to Conformal Prediction (2021).
+
     Example:
         >>> scores = jnp.array([[0.1, 2.0], [0.3, 1.0], [0.7, 0.8]])
         >>> jl.conformal_threshold(scores, jnp.array([0, 0, 1]), 0.5)
@@ -218,6 +219,7 @@ def conformal_set(scores: ArrayLike, threshold: ArrayLike) -> Array:
         Booleans in the shape of ``scores``, True also for NaN. A set may be empty.
 
     Accuracy: exact.
+
     Example:
         >>> jl.conformal_set(jnp.array([0.1, 2.0, 0.3]), 0.3)
         Array([ True, False,  True], dtype=bool)

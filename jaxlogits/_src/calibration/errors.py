@@ -68,6 +68,7 @@ def reliability_curve(
 
     Accuracy: float32 2e-6, for a million rows too.
     Transforms: the bins are constants to a derivative.
+
     Example:
         >>> jl.reliability_curve(jnp.array([[0.0, 2.0]]), jnp.array([1]), num_bins=2).accuracy
         Array([nan,  1.], dtype=float32)
@@ -90,16 +91,15 @@ def expected_calibration_error(
 ) -> Array:
     """Expected calibration error (ECE), sum_b (n_b / n) |accuracy_b - confidence_b|.
 
-    The bins b are those of ``reliability_curve``, constants to a derivative, of weight n_b.
-
     Args:
-        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
+        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``, with its bins.
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 of the mean |is_right - confidence| over the rows.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
+
     Example:
         >>> jl.expected_calibration_error(jnp.array([[0.0, 20.0]]), jnp.array([1]))
         Array(2.0611537e-09, dtype=float32)
@@ -134,6 +134,7 @@ def adaptive_calibration_error(
 
     Accuracy: float32 2e-6 of the mean |is_right - confidence|, unless rounding moves a row.
     Reference: Nguyen and O'Connor, Posterior calibration (2015), section 3.
+
     Example:
         >>> logits, labels = jnp.array([[0.0, 1.0], [0.0, 3.0]]), jnp.array([1, 0])
         >>> print(f"{jl.adaptive_calibration_error(logits, labels, num_bins=2):.4f}")
@@ -157,16 +158,15 @@ def maximum_calibration_error(
 ) -> Array:
     """Maximum calibration error (MCE), max_b |accuracy_b - confidence_b|.
 
-    The bins b are those of ``reliability_curve``; one of few rows is often the worst.
-
     Args:
-        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
+        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``, with its bins.
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 of the mean |is_right - confidence| in that bin.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), equation 5.
+
     Example:
         >>> print(f"{jl.maximum_calibration_error(jnp.array([[0.0, 2.0]]), jnp.array([0])):.4f}")
         0.8808
@@ -192,10 +192,7 @@ def classwise_calibration_error(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> Array:
-    """Classwise ECE, the mean over the classes of each one's binary calibration error.
-
-    1/K sum_k sum_b (n_kb / n) |rate_kb - probability_kb|, with bins of equal width by the
-    probability of class k, which are constants to a derivative.
+    """Classwise ECE, the mean over classes k of sum_b (n_kb / n) |rate_kb - probability_kb|.
 
     Args:
         logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
@@ -205,6 +202,7 @@ def classwise_calibration_error(
 
     Accuracy: float32 2e-6 of the mean |label - probability|.
     Reference: Kull et al., Beyond Temperature Scaling (2019), section 2.
+
     Example:
         >>> logits, labels = jnp.zeros([4, 2]), jnp.array([0, 0, 0, 1])
         >>> print(f"{jl.classwise_calibration_error(logits, labels):.2f}")
@@ -241,6 +239,7 @@ def brier_score(
 
     Accuracy: float32 2e-6 relative for gaps of at most 1, plus 2 ulp per unit of the gap beyond.
     Reference: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
+
     Example:
         >>> print(f"{jl.brier_score(jnp.array([[0.0, 2.0]]), jnp.array([1])):.4f}")
         0.0284

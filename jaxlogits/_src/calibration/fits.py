@@ -93,11 +93,12 @@ def fit_temperature(
     Returns:
         A ``TemperatureFit`` in float32 or wider. ``converged`` is False where there is no minimum.
         If all rows are right, T is where every loss is below 1e-5 (float64: 1e-11); if the labels'
-        logits are on average no larger than the others, inf. NaN for no rows or bad ones.
+        logits are on average no larger than the others, inf. NaN without rows, or with bad ones.
 
     Accuracy: float32 1e-5 relative, float64 1e-11, for conditions like those of real classifiers.
     Transforms: a T without a minimum is a constant.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2.
+
     Example:
         >>> fit = jl.fit_temperature(jnp.array([[0.0, 4.0]] * 4), jnp.array([1, 1, 1, 0]))
         >>> print(jl.softmax(jnp.array([0.0, 4.0]) / fit.temperature).round(4))
@@ -140,13 +141,13 @@ def fit_vector_scaling(
         l2: penalty, at least 0, which pulls towards s = 1 and b = 0.
 
     Returns:
-        A ``VectorScalingFit`` in float32 or wider. With l2 = 0, ``converged`` is False where there
-        is no minimum, as for a class without labels or errors, and the fit is NaN where it isn't
-        unique, as for two classes at z and -z.
+        A ``VectorScalingFit`` in float32 or wider. If l2 is 0, ``converged`` is False where there
+        is no minimum, as for a class without labels or errors, or NaN where it isn't unique.
 
     Accuracy: float32 1e-4 of a standard error, float64 1e-10.
     Transforms: differentiable where there is a minimum.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2.
+
     Example:
         >>> fit = jl.fit_vector_scaling(jnp.eye(3), jnp.arange(3), l2=1.0)
         >>> print(f"{fit.scale[0]:.3f}")
@@ -197,6 +198,7 @@ def fit_platt(
 
     Accuracy: float32 1e-4 of a standard error, float64 1e-10.
     Reference: Platt, Probabilistic Outputs for Support Vector Machines (1999), section 2.2.
+
     Example:
         >>> fit = jl.fit_platt(jnp.array([-2.0, -1.0, 1.0, 2.0]), jnp.array([0, 0, 1, 1]))
         >>> print(f"{jl.sigmoid(fit.slope * 2 + fit.intercept):.4f}")

@@ -58,6 +58,7 @@ def sample(
 
     Accuracy: each class at its probability to a relative 1e-5 plus an absolute 1e-14.
     Reference: Maddison et al., A* Sampling (2014), section 2.
+
     Example:
         >>> classes = jl.sample(jax.random.key(0), jnp.array([0.0, 1.0, -jnp.inf]), shape=(1000,))
         >>> jnp.bincount(classes, length=3)  # softmax is 0.27, 0.73, 0
@@ -79,9 +80,7 @@ def sample_with_log_prob(
     shape: tuple[int, ...] = (),
     temperature: ArrayLike = 1.0,
 ) -> tuple[Array, Array]:
-    """Draw classes as ``sample`` does, and return the log probability of each draw.
-
-    For policy gradients: that of softmax(logits / T), differentiable in logits and T.
+    """Draw classes as ``sample`` does, with the log probability of each draw, for policy gradients.
 
     Args:
         key, logits, axis, where, axis_name, shape: as in ``sample``.
@@ -92,6 +91,7 @@ def sample_with_log_prob(
         followed by the shape of ``logits`` without ``axis``. -1 and NaN where nothing can be drawn.
 
     Accuracy: log probabilities float32 5 ulp where the gaps are exact; classes as in ``sample``.
+
     Example:
         >>> key, logits = jax.random.key(0), jnp.array([0.0, 20.0])
         >>> jl.sample_with_log_prob(key, logits)
@@ -134,6 +134,7 @@ def sample_without_replacement(
 
     Accuracy: each order at its probability to a relative 1e-5 plus an absolute 1e-14.
     Reference: Kool et al., Stochastic Beams and Where to Find Them (2019), section 2.3.
+
     Example:
         >>> jl.sample_without_replacement(jax.random.key(0), jnp.array([0.0, 50.0, 100.0]), 3)
         Array([2, 1, 0], dtype=int32)
@@ -165,13 +166,11 @@ def gumbel_softmax(
 ) -> Array:
     """A differentiable sample, softmax((z + g) / temperature) with Gumbel noise g.
 
-    As the temperature falls it tends to a one-hot sample, while its gradient's variance grows.
-
     Args:
         key: from ``jax.random``.
         logits: floating-point array.
         axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
-        temperature: above 0, a number or one per row.
+        temperature: above 0, a number or one per row; lower is closer to one-hot.
         hard: True for a one-hot value with the derivatives of the soft one (straight-through).
 
     Returns:
@@ -179,6 +178,7 @@ def gumbel_softmax(
 
     Accuracy: float32 5 ulp of 1, for the noise that was drawn.
     Reference: Jang et al., Categorical Reparameterization with Gumbel-Softmax (2017), equation 2.
+
     Example:
         >>> key, logits = jax.random.key(0), jnp.array([0.0, 1.0, 2.0])
         >>> jl.gumbel_softmax(key, logits, temperature=0.5, hard=True).sum()

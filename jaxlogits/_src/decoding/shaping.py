@@ -30,6 +30,7 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
     Accuracy: float32 4 ulp; bfloat16 and float16 0.501 ulp. The float32 derivative 4 + 3 |z| / cap
         ulp, from the rounding of z / cap.
     Reference: Gemma Team, Gemma 2 (2024), section 2.
+
     Example:
         >>> jl.soft_cap(jnp.array([-jnp.inf, 0.0, 30.0, 3000.0]), 30.0)
         Array([     -inf,  0.      , 22.847824, 30.      ], dtype=float32)
@@ -92,12 +93,10 @@ def apply_temperature(
 ) -> Array:
     """Divide logits by a temperature, z / T, which may be 0: only the maximum is left (greedy).
 
-    Where the quotient overflows it is (z - max(z)) / T instead, which has the same softmax.
-
     Args:
         logits: floating-point array. -inf stays -inf; NaN makes its row NaN where T is 0.
         temperature: T, at least 0, a number or one per row. At 0 the largest logits become 0 and
-            all others -inf; at infinity all finite ones become 0.
+            all others -inf; where z / T overflows it is (z - max(z)) / T.
         axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
@@ -105,6 +104,7 @@ def apply_temperature(
 
     Accuracy: float32 1.5 ulp, derivative 1.5; bfloat16 and float16 0.501 ulp.
     Transforms: derivatives are 0 where T is 0.
+
     Example:
         >>> logits = jnp.array([[1.0, 2.0], [1.0, 2.0]])
         >>> jl.apply_temperature(logits, jnp.array([0.5, 0.0]))
@@ -132,13 +132,10 @@ def _at_temperature(logits: Array, scale: Array, greatest: float, axis_name: Axi
 def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike) -> Array:
     """Make classes that were drawn before less likely: z / penalty if z > 0, else z * penalty.
 
-    As the rule depends on where 0 is, give it the model's own logits, before a temperature.
-
     Args:
-        logits: floating-point array ``[..., K]``. Infinite ones stay, finite ones stay finite.
-        counts: integers or booleans that broadcast to ``logits``, not 0 for classes drawn before.
-            Of token ids ``[..., T]`` they are ``jax.nn.one_hot(ids, K, dtype=int).sum(-2)``, which
-            ignores -1 and other ids outside [0, K).
+        logits: ``[..., K]``, the model's own, before a temperature: the rule depends on where 0 is.
+        counts: integers or booleans that broadcast to ``logits``, nonzero for classes drawn before.
+            For token ids, padded with -1, they are ``jax.nn.one_hot(ids, K, dtype=int).sum(-2)``.
         penalty: above 0, a number or one per row ``[...]``; 1 changes nothing.
 
     Returns:
@@ -146,6 +143,7 @@ def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike
 
     Accuracy: float32 1.5 ulp, derivative 1.5; bfloat16 and float16 0.501 ulp.
     Reference: Keskar et al., CTRL (2019), section 4.1.
+
     Example:
         >>> jl.penalize_repetition(jnp.array([2.0, -1.0, 1.0]), jnp.array([1, 3, 0]), 2.0)
         Array([ 1., -2.,  1.], dtype=float32)
@@ -171,19 +169,19 @@ def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike
 def adjust_prior(logits: ArrayLike, source_prior: ArrayLike, target_prior: ArrayLike) -> Array:
     """Logits under other class frequencies, z + log(target_prior) - log(source_prior).
 
-    Bayes' rule for label shift. For long tails: to a uniform prior it is post-hoc logit adjustment,
-    from a uniform one to the training data's, inside the loss, the logit-adjusted loss.
+    Bayes' rule for label shift. For long-tailed data it is post-hoc logit adjustment (to a uniform
+    prior) or, inside the loss, the logit-adjusted loss (from a uniform prior to that of the data).
 
     Args:
-        logits: floating-point array. -inf stays -inf.
-        source_prior: class frequencies or counts, at least 0; broadcasts to ``logits``.
-        target_prior: likewise; 0 removes the class.
+        logits: floating-point array.
+        source_prior, target_prior: class frequencies or counts; they broadcast to ``logits``.
 
     Returns:
-        The shape and dtype of ``logits``; NaN where the source alone is 0.
+        The shape and dtype of ``logits``; -inf where the target is 0, NaN where only the source is.
 
     Accuracy: float32 2 ulp of the largest of the three terms; bfloat16 and float16 0.501 ulp.
     Reference: Menon et al., Long-Tail Learning via Logit Adjustment (2021), section 4.
+
     Example:
         >>> adjusted = jl.adjust_prior(jnp.zeros(2), jnp.array([0.75, 0.25]), jnp.array([1, 1]))
         >>> jnp.allclose(jl.softmax(adjusted), jnp.array([0.25, 0.75]))

@@ -39,12 +39,12 @@ def speculative_sample(
     """Speculative decoding: draw classes from the target model with the help of a draft model.
 
     Draft x is accepted with probability min(1, p(x) / q(x)). The first that isn't is replaced by a
-    class from max(p - q, 0), normalised; if all S are, one from the target's last row follows.
+    class from max(p - q, 0); if all are accepted, one from the target's last row follows.
 
     Args:
         key: from ``jax.random``, not the one that the drafts were drawn with.
-        draft_classes: x, integers ``[S]`` drawn from softmax(draft_logits / temperature). For -1,
-            and a class with q(x) = 0, which can't have been drawn, a class is drawn from p.
+        draft_classes: x, integers ``[S]`` from softmax(draft_logits / temperature). For -1 (no
+            draft), or if q(x) = 0, a class is drawn from p.
         draft_logits: ``[S, K]``, for q, as the drafts were drawn from them, after all shaping. For
             drafts without a model, such as an n-gram's, 0 at the class and -inf elsewhere.
         target_logits: ``[S + 1, K]``, for p, after the target's shaping, a row for each place.
@@ -57,6 +57,7 @@ def speculative_sample(
 
     Accuracy: probabilities to a relative 1e-5, also where p and q differ by 1e-6.
     Reference: Leviathan et al., Fast Inference via Speculative Decoding (2023), algorithm 1.
+
     Example:
         >>> p, q = jnp.zeros([3, 4]), jnp.zeros([2, 4])
         >>> jl.speculative_sample(jax.random.key(0), jnp.array([3, 1]), q, p)[1]

@@ -45,6 +45,7 @@ def keep_top_k(
         The shape and dtype of ``logits``; removed and masked classes are -inf.
 
     Accuracy: exact.
+
     Example:
         >>> jl.keep_top_k(jnp.array([1.0, 3.0, 2.0, 2.0]), 2)
         Array([-inf,   3.,   2.,   2.], dtype=float32)
@@ -69,8 +70,6 @@ def keep_top_p(
 ) -> Array:
     """Top-p (nucleus): keep the fewest likeliest classes whose total probability is at least p.
 
-    The removed probabilities are summed, not the kept ones, so that p may be close to 1.
-
     Args:
         logits: floating-point array.
         p: in [0, 1], a number or one per row; 0 keeps the likeliest class, 1 all.
@@ -81,6 +80,7 @@ def keep_top_p(
 
     Accuracy: the set is that of exact sums unless it would change within 1e-6 of p.
     Reference: Holtzman et al., The Curious Case of Neural Text Degeneration (2020), section 3.1.
+
     Example:
         >>> jl.keep_top_p(jnp.array([2.0, 1.0, 0.0]), 0.8)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
@@ -105,12 +105,9 @@ def keep_typical(
 ) -> Array:
     """Locally typical sampling: keep the classes whose surprise, -log p, is closest to the entropy.
 
-    The fewest classes with the smallest | -log p_k - entropy | and a total probability of at least
-    ``mass``: rare classes go, and so does one that stands out in an otherwise undecided row.
-
     Args:
         logits: floating-point array.
-        mass: in [0, 1], a number or one per row; 0 keeps the most typical class, 1 all.
+        mass: in [0, 1], the least total probability to keep, a number or one per row; 1 keeps all.
         axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
@@ -118,6 +115,7 @@ def keep_typical(
 
     Accuracy: the set is that of exact sums unless it would change within 1e-6 of the mass.
     Reference: Meister et al., Locally Typical Sampling (2023), section 4.
+
     Example:
         >>> jl.keep_typical(jnp.array([1.0, 0.0, 0.0, 0.0, 0.0]), 0.5)
         Array([-inf,   0.,   0.,   0.,   0.], dtype=float32)
@@ -146,15 +144,16 @@ def keep_min_p(
     """Min-p: keep the classes at least p times as likely as the likeliest, z_k >= max(z) + log(p).
 
     Args:
-        logits: floating-point array; where there is +inf, only that is kept.
+        logits: floating-point array.
         p: in [0, 1], a number or one per row; 0 keeps all classes, 1 the likeliest.
         axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
 
-    Accuracy: right for all classes but those whose ratio is within 1e-6 of p, relative to it.
+    Accuracy: right for all classes whose ratio isn't within a relative 1e-6 of p.
     Reference: Nguyen et al., Turning Up the Heat: Min-p Sampling (2024), section 4.
+
     Example:
         >>> jl.keep_min_p(jnp.array([2.0, 1.0, 0.0]), 0.25)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
@@ -175,21 +174,19 @@ def keep_top_n_sigma(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Top-n-sigma: keep the classes whose logit is within n standard deviations of the largest.
-
-    z_k >= max(z) - n sigma, with sigma over the classes that aren't masked or -inf. A temperature
-    doesn't change what is kept.
+    """Top-n-sigma: keep logits within n standard deviations of the maximum, z_k >= m - n sigma.
 
     Args:
-        logits: floating-point array; where there is +inf, only that is kept.
+        logits: floating-point array; sigma leaves out masked classes and -inf.
         n: at least 0, a number or one per row; 0 keeps the likeliest class, infinity all.
         axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
 
-    Accuracy: right for all classes but those whose gap is within 1e-6 of n sigma, relative to it.
+    Accuracy: right for all classes whose gap isn't within a relative 1e-6 of n sigma.
     Reference: Tang et al., Top-n-sigma: Not All Logits Are You Need (2024), section 3.
+
     Example:
         >>> jl.keep_top_n_sigma(jnp.array([2.0, 1.0, 0.0, -3.0]), 1.0)  # sigma is 1.87
         Array([  2.,   1., -inf, -inf], dtype=float32)
@@ -223,8 +220,9 @@ def keep_epsilon(
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
 
-    Accuracy: right for all classes but those within 1e-6 of epsilon, relative to it.
+    Accuracy: right for all classes whose probability isn't within a relative 1e-6 of epsilon.
     Reference: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022), section 4.3.
+
     Example:
         >>> jl.keep_epsilon(jnp.array([2.0, 1.0, 0.0]), 0.1)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)
@@ -245,9 +243,7 @@ def keep_eta(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Eta sampling: epsilon sampling whose threshold falls with the entropy of the row.
-
-    Keeps p_k >= eta = min(epsilon, sqrt(epsilon) exp(-entropy)), and the likeliest class.
+    """Eta sampling: keep p_k >= eta = min(epsilon, sqrt(epsilon) exp(-entropy)), and the likeliest.
 
     Args:
         logits: floating-point array.
@@ -257,8 +253,9 @@ def keep_eta(
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
 
-    Accuracy: right for all classes but those within 1e-5 of eta, relative to it.
+    Accuracy: right for all classes whose probability isn't within a relative 1e-5 of eta.
     Reference: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022), section 4.3.
+
     Example:
         >>> jl.keep_eta(jnp.array([2.0, 1.0, 0.0]), 0.1)  # softmax is 0.67, 0.24, 0.09
         Array([  2.,   1., -inf], dtype=float32)

@@ -26,8 +26,6 @@ def sigmoid_binary_cross_entropy(
 ) -> Array:
     """Binary cross entropy of labels and sigmoid(logits), -w y log p - (1 - y) log(1 - p).
 
-    Value and gradient keep their digits where p rounds to 1, and 0 * inf counts as 0.
-
     Args:
         logits: log-odds, floating point.
         labels: y in [0, 1], in the shape of ``logits``.
@@ -38,6 +36,7 @@ def sigmoid_binary_cross_entropy(
         One loss per logit, in float32 or wider.
 
     Accuracy: float32 2.5 ulp, derivative 4. Terms of the derivative may cancel with soft labels.
+
     Example:
         >>> jl.sigmoid_binary_cross_entropy(jnp.array([0.0, 100.0]), jnp.array([1.0, 0.0]))
         Array([  0.6931472, 100.       ], dtype=float32)
@@ -62,14 +61,12 @@ def sigmoid_focal_loss(
     alpha: ArrayLike | None = None,
     gamma: ArrayLike = 2.0,
 ) -> Array:
-    """Binary focal loss, cross entropy times (1 - p_t)**gamma: easy examples count less.
-
-    Here p_t is the probability of the label, y p + (1 - y) (1 - p).
+    """Binary focal loss, cross entropy times (1 - p_t)**gamma for p_t = y p + (1 - y) (1 - p).
 
     Args:
         logits: log-odds, floating point.
         labels: y in [0, 1], in the shape of ``logits``.
-        alpha: in [0, 1], the weight of positive labels, against 1 - alpha; None for no weights.
+        alpha: in [0, 1], weight of positive labels, 1 - alpha of negative ones; None for none.
         gamma: focusing parameter, at least 0; 0 is the cross entropy.
 
     Returns:
@@ -78,6 +75,7 @@ def sigmoid_focal_loss(
     Accuracy: float32 4 ulp, derivative 5. At labels 0 and 1, with gamma up to 2.
     Transforms: derivatives to the order that u**gamma has at u = 0.
     Reference: Lin et al., Focal Loss for Dense Object Detection (2017), equation 5.
+
     Example:
         >>> jl.sigmoid_focal_loss(jnp.array([0.0]), jnp.array([1.0])).round(4)
         Array([0.1733], dtype=float32)
@@ -100,6 +98,7 @@ def sigmoid_entropy(logits: ArrayLike) -> Array:
         One entropy per logit, in float32 or wider.
 
     Accuracy: that of ``entropy`` for two classes.
+
     Example:
         >>> jl.sigmoid_entropy(jnp.array([0.0, -3.0])).round(4)
         Array([0.6931, 0.1909], dtype=float32)
@@ -111,18 +110,17 @@ def sigmoid_entropy(logits: ArrayLike) -> Array:
 
 @program()
 def sigmoid_kl_divergence(logits_p: ArrayLike, logits_q: ArrayLike) -> Array:
-    """Kullback–Leibler divergence KL(p || q) of two Bernoulli distributions, given their log-odds.
-
-    p log(p / q) + (1 - p) log((1 - p) / (1 - q)), without cancellation where p and q are close.
+    """Binary Kullback–Leibler divergence, p log(p / q) + (1 - p) log((1 - p) / (1 - q)).
 
     Args:
-        logits_p: log-odds of p, floating point; infinite ones stand for certain events.
+        logits_p: log-odds of p, floating point; infinite for certain events.
         logits_q: log-odds of q, in the shape of ``logits_p``.
 
     Returns:
         One divergence per pair, in float32 or wider; +inf where q rules out what p doesn't.
 
     Accuracy: float32 1e-6 relative, also for nearly equal log-odds; tested for sizes up to 40.
+
     Example:
         >>> jl.sigmoid_kl_divergence(jnp.array([0.0, 3.0]), jnp.array([0.001, 3.0]))
         Array([1.25e-07, 0.00e+00], dtype=float32)

@@ -63,7 +63,8 @@ def softmax_cross_entropy(
         One loss per row: the shape of ``logits`` without ``axis``, in float32 or wider.
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. For one-hot labels
-        without options.
+        without options; otherwise terms of the derivative may cancel.
+
     Example:
         >>> jl.softmax_cross_entropy(jnp.array([20.0, 0.0]), jnp.array([1.0, 0.0]))
         Array(2.0611537e-09, dtype=float32)
@@ -102,15 +103,16 @@ def softmax_cross_entropy_with_integer_labels(
             flattened in the order given.
         axis, axis_name: dimensions and mesh axes of the classes, as in ``softmax``.
         where: boolean mask of classes, which broadcasts to ``logits``, or of rows, whose loss is 0.
-            A label whose class is masked has loss +inf.
         label_smoothing: eps in [0, 1), a number or one per row, spread over the classes that count.
         class_weights: w, ``[K]``, at least 0.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
     Returns:
-        One loss per row: the shape of ``labels``, in float32 or wider.
+        The shape of ``labels``, in float32 or wider; +inf if the label's class is masked.
 
-    Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. Without options.
+    Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. Without options;
+        otherwise terms of the derivative may cancel.
+
     Example:
         >>> jl.softmax_cross_entropy_with_integer_labels(jnp.array([20.0, 0.0]), jnp.array(0))
         Array(2.0611537e-09, dtype=float32)
@@ -160,6 +162,7 @@ def softmax_focal_loss_with_integer_labels(
     Accuracy: float32 8 ulp of the result where the gaps are exact, derivative 8. For gamma up to 2.
     Transforms: derivatives to the order that L**gamma has in the cross entropy L.
     Reference: Lin et al., Focal Loss for Dense Object Detection (2017), equation 4.
+
     Example:
         >>> jl.softmax_focal_loss_with_integer_labels(jnp.array([0.0, 0.0]), jnp.array(0)).round(4)
         Array(0.1733, dtype=float32)
@@ -202,6 +205,7 @@ def poly_loss_cross_entropy(
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. For one-hot labels
         and epsilon of at least 0.
     Reference: Leng et al., PolyLoss (2022), equation 6.
+
     Example:
         >>> jl.poly_loss_cross_entropy(jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])).round(4)
         Array(1.6931, dtype=float32)

@@ -38,13 +38,13 @@ def entropy(
 
     Args:
         logits: unnormalised log probabilities, floating point.
-        axis, axis_name: dimensions and mesh axes of the classes, as in ``softmax``.
-        where: mask of classes or rows, as in ``softmax_cross_entropy``.
+        axis, where, axis_name: dimensions, mask and mesh axes, as in ``softmax_cross_entropy``.
 
     Returns:
         The shape of ``logits`` without ``axis``, in float32 or wider.
 
     Accuracy: float32 5 ulp for gaps of at most 1, plus 1 ulp per unit of the gap beyond.
+
     Example:
         >>> jl.entropy(jnp.array([[0.0, 0.0], [50.0, 0.0]]))
         Array([6.931472e-01, 9.836625e-21], dtype=float32)
@@ -70,15 +70,14 @@ def softmax_kl_divergence(
     Args:
         logits_p: unnormalised log probabilities of p, floating point.
         logits_q: those of q, in the shape of ``logits_p``.
-        axis, axis_name: dimensions and mesh axes of the classes, as in ``softmax``.
-        where: mask of classes or rows, as in ``softmax_cross_entropy``.
+        axis, where, axis_name: dimensions, mask and mesh axes, as in ``softmax_cross_entropy``.
 
     Returns:
-        The shape of the logits without ``axis``, in float32 or wider; at least 0. +inf if q = 0 <
-        p.
+        The shape of the logits without ``axis``, in float32 or wider; +inf if q = 0 < p.
 
-    Accuracy: float32 5e-7 relative for nearly equal rows, else 1 ulp more per unit of the gaps. So
-        are the gradients.
+    Accuracy: float32 5e-7 relative for nearly equal rows, else 1 ulp more per unit of the gaps; the
+        same for gradients.
+
     Example:
         >>> jl.softmax_kl_divergence(jnp.array([0.0, 1.0]), jnp.array([0.0, 1.00001]))
         Array(9.857301e-12, dtype=float32)
@@ -107,12 +106,12 @@ def jensen_shannon_divergence(
         weight: w in [0, 1], the share of p in the mixture; at both ends the divergence is 0.
 
     Returns:
-        The shape of the logits without ``axis``, in float32 or wider; at least 0 and, at weight
-        0.5, at most log(2), for softmaxes without a common class.
+        The shape of the logits without ``axis``, in float32 or wider; at most log(2) at weight 0.5.
 
-    Accuracy: float32 1e-6 relative for nearly equal rows, else 1 ulp more per unit of the gaps. So
-        are the gradients.
+    Accuracy: float32 1e-6 relative for nearly equal rows, else 1 ulp more per unit of the gaps; the
+        same for gradients.
     Reference: Lin, Divergence Measures Based on the Shannon Entropy (1991), equation 4.1.
+
     Example:
         >>> jl.jensen_shannon_divergence(jnp.array([0.0, 1.0]), jnp.array([0.0, -1.0])).round(4)
         Array(0.1109, dtype=float32)
@@ -136,17 +135,15 @@ def total_variation(
 ) -> Array:
     """Total variation distance of two softmaxes, sum_k |p_k - q_k| / 2.
 
-    The largest difference in the probability of any event; speculative sampling accepts at a rate
-    of 1 minus it.
-
     Args:
         logits_p, logits_q, axis, where, axis_name: as in ``softmax_kl_divergence``.
 
     Returns:
-        The shape of the logits without ``axis``, in float32 or wider; between 0 and 1.
+        The shape of the logits without ``axis``, in float32 or wider, in [0, 1].
 
     Accuracy: float32 5e-7 relative for nearly equal rows, else 1 ulp more per unit of the gaps.
     Transforms: a class with p = q has slope 0.
+
     Example:
         >>> jl.total_variation(jnp.array([0.0, 1.0]), jnp.array([0.0, -1.0])).round(4)
         Array(0.4621, dtype=float32)
@@ -174,15 +171,13 @@ def softmax_cross_entropy_with_teacher_logits(
     axis_name: AxisName = None,
     temperature: ArrayLike = 1.0,
 ) -> Array:
-    """Distillation loss, -T**2 sum_k t_k log p_k with t = softmax(teacher_logits / T).
-
-    p is softmax(logits / T). The factor T**2 makes up for gradients that shrink with 1 / T**2.
+    """Distillation loss, -T**2 sum_k t_k log p_k, from two softmaxes at temperature T.
 
     Args:
-        logits: the student's, floating point.
-        teacher_logits: the teacher's, in the shape of ``logits``.
-        axis, where, axis_name: of the classes, as in ``softmax_kl_divergence``.
-        temperature: T, above 0.
+        logits: the student's, floating point; p = softmax(logits / T).
+        teacher_logits: the teacher's, in the shape of ``logits``; t = softmax(teacher_logits / T).
+        axis, where, axis_name: as in ``softmax_kl_divergence``.
+        temperature: T, above 0. The factor T**2 makes up for gradients that shrink with 1 / T**2.
 
     Returns:
         The shape of ``logits`` without ``axis``, in float32 or wider; +inf where p = 0 < t.
@@ -190,6 +185,7 @@ def softmax_cross_entropy_with_teacher_logits(
     Accuracy: float32 5 ulp for gaps of at most 1, plus 1 ulp per unit of the gap beyond. The
         gradient keeps its digits where the student is close to the teacher.
     Reference: Hinton et al., Distilling the Knowledge in a Neural Network (2015), section 2.
+
     Example:
         >>> student, teacher = jnp.array([1.0, 0.0]), jnp.array([3.0, 0.0])
         >>> jl.softmax_cross_entropy_with_teacher_logits(student, teacher, temperature=2.0).round(4)

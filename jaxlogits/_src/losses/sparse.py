@@ -30,9 +30,7 @@ def sparsemax(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Sparse softmax, the Euclidean projection onto the simplex, p_i = max(z_i - tau, 0).
-
-    tau makes the row sum to 1. It is found by Newton's method, without a sort.
+    """Sparse softmax, the Euclidean projection onto the simplex: max(z_i - tau, 0), with sum 1.
 
     Args:
         logits: floating-point array.
@@ -44,6 +42,7 @@ def sparsemax(
     Accuracy: float32 3e-7, of 1.
     Transforms: at the edge of the support, where z = tau, the derivative is 0.
     Reference: Martins and Astudillo, From Softmax to Sparsemax (2016), equation 2.
+
     Example:
         >>> jl.sparsemax(jnp.array([1.0, 0.5, -1.0]))
         Array([0.75, 0.25, 0.  ], dtype=float32)
@@ -68,16 +67,16 @@ def entmax(
     Args:
         logits: floating-point array.
         axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
-        alpha: at least 1, a number or one per row; may be learned. 1 is softmax, 2 sparsemax: the
-            larger, the sparser.
+        alpha: at least 1, a number or one per row; may be learned. 1 is softmax, 2 is sparsemax.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are 0.
 
-    Accuracy: float32 1e-6, of 1, for alpha up to 2. For larger ones, up to 1e-7**(1 / (alpha - 1))
+    Accuracy: float32 1e-6, of 1, for alpha up to 2. For a larger one up to 1e-7**(1 / (alpha - 1)),
         at the edge of the support.
     Transforms: derivatives up to the order that the power has; 0 at the edge of the support.
     Reference: Correia et al., Adaptively Sparse Transformers (2019), equation 10 and section 3.2.
+
     Example:
         >>> jl.entmax(jnp.array([2.0, 0.0, -1.0]), alpha=1.25).round(4)
         Array([0.94159997, 0.0554    , 0.0031    ], dtype=float32)
@@ -113,7 +112,7 @@ def entmax_loss(
 
     Args:
         logits: floating-point array.
-        labels: target probabilities, at least 0 with the sum 1, in the shape of ``logits``.
+        labels: target probabilities, which sum to 1, in the shape of ``logits``.
         axis, where, axis_name: as in ``softmax_cross_entropy``.
         alpha: at least 1, as in ``entmax``.
 
@@ -123,6 +122,7 @@ def entmax_loss(
     Accuracy: float32 1e-6, of max(1, loss), for alpha up to 2; gradient 1e-6, of 1.
     Transforms: as for ``entmax``; in the labels, along directions that keep their sum.
     Reference: Blondel et al., Learning with Fenchel–Young Losses (2020), table 1.
+
     Example:
         >>> jl.entmax_loss(jnp.array([2.0, 0.0, -1.0]), jnp.array([0.75, 0.25, 0.0])).round(4)
         Array(0.1994, dtype=float32)
@@ -146,8 +146,8 @@ def entmax_loss_with_integer_labels(
 ) -> Array:
     """Entmax's loss for class indices, whose gradient is entmax(logits) - one_hot(labels).
 
-    ``entmax_loss`` of one-hot targets; at alpha = 1 the cross entropy. Above, it is exactly 0, and
-    its gradient too, once the label's logit leads all others by 1 / (alpha - 1).
+    ``entmax_loss`` of one-hot targets; at alpha = 1 the cross entropy. For alpha above 1 it is
+    exactly 0, with gradient 0, once the label's logit leads all others by 1 / (alpha - 1).
 
     Args:
         logits: floating-point array.
@@ -161,6 +161,7 @@ def entmax_loss_with_integer_labels(
     Accuracy: float32 1e-6, of max(1, loss), for alpha up to 2; gradient 1e-6, of 1.
     Transforms: as for ``entmax``.
     Reference: Peters et al., Sparse Sequence-to-Sequence Models (2019), equation 13.
+
     Example:
         >>> jl.entmax_loss_with_integer_labels(jnp.array([1.0, 0.0, -1.0]), jnp.array(0)).round(4)
         Array(0.0617, dtype=float32)

@@ -45,21 +45,19 @@ def kept_log_probs(
 ) -> Array:
     """Log probability of each label among the ``kept`` classes only, z_y - log(sum exp z_k).
 
-    For policies that sample with top-k or top-p: record the classes that remain, because a ratio of
-    two policies makes sense only on the same ones.
+    For policies that sample with top-k or top-p and record the classes that remain.
 
     Args:
         logits: unnormalised log probabilities, floating point, divided by the sampling temperature.
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
         kept: class indices ``[..., n]`` for each row; -1 is padding, duplicates count once.
-        axis, axis_name: dimensions and mesh axes of the classes, as in ``softmax``.
-        where: mask of classes or rows, as in ``softmax_cross_entropy``.
+        axis, where, axis_name: dimensions, mask and mesh axes, as in ``softmax_cross_entropy``.
 
     Returns:
-        One number per row: the shape of ``labels``, in float32 or wider; -inf, with gradient 0, for
-        a label that isn't kept.
+        The shape of ``labels``, in float32 or wider; -inf, with gradient 0, where it isn't kept.
 
     Accuracy: that of ``softmax_cross_entropy_with_integer_labels`` of the logits that are kept.
+
     Example:
         >>> kept = jnp.array([2, 0, -1])
         >>> jl.kept_log_probs(jnp.array([1.0, 9.0, 1.0]), jnp.array(2), kept).round(4)
