@@ -1,4 +1,4 @@
-"""Log probabilities under softmax(hidden @ kernel), in blocks of rows: what a policy says.
+"""Log probabilities under softmax(hidden @ kernel), in blocks of rows.
 
 Per-token numbers, for policy gradients, preference losses and distillation. For a gradient each
 block of logits is computed a second time.

@@ -1,8 +1,7 @@
-"""How far probabilities of yes are from the rate of yes: calibration of binary scores.
+"""Calibration of binary scores: how far predicted probabilities are from the rate of positives.
 
-Each metric is one number of all log-odds and their labels. They are compared by label minus
-probability, which is 1 - p, computed as sigmoid(-x), where the label is yes: a model that is sure
-and right to the ninth digit is told from a perfect one.
+Each metric is one number for all log-odds and their labels. The difference of label and probability
+is computed as sigmoid(-x) where the label is 1, not as 1 - p, so that an error of 1e-9 isn't lost.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How far a classifier's probabilities are from the rates at which it is right.
 
-Each metric is one number of all rows, from logits and integer labels. The confidence of a row is
-the probability of its likeliest class, and the row is right if that class is its label. Rows are
-compared by right - confidence, which is 1 - p, computed as the sum of the other classes, where the
-row is right: a classifier that is sure and right to the ninth digit is told from a perfect one.
+Each metric is one number for all rows, from logits and integer labels. The confidence of a row is
+the probability of its likeliest class, and the row is right if that class is its label. Where it is
+right, 1 - confidence is computed as the sum of the other classes' probabilities, so that an error
+of 1e-9 isn't lost.
 """
 
 from __future__ import annotations

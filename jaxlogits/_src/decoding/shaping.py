@@ -130,7 +130,7 @@ def _at_temperature(logits: Array, scale: Array, greatest: float, axis_name: Axi
 
 @program(penalty=Option(Range(above=0)))
 def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike) -> Array:
-    """Make classes that were drawn before less likely: z / penalty if z > 0, else z * penalty.
+    """Repetition penalty on classes drawn before: z / penalty if z > 0, else z * penalty.
 
     Args:
         logits: ``[..., K]``, the model's own, before a temperature: the rule depends on where 0 is.

@@ -1,4 +1,4 @@
-"""Speculative decoding: what a draft model proposed, accepted so often that nobody can tell.
+"""Speculative decoding: drafts of a small model, accepted or replaced as the target model requires.
 
 A draft x from q is accepted with probability min(1, p(x) / q(x)). If it isn't, a class is drawn
 from what p has more than q, max(p - q, 0), which makes up exactly what is missing. Both come from

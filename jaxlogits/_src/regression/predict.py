@@ -1,4 +1,4 @@
-"""What a fitted regression gives to rows."""
+"""Predictions of a fitted regression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is published of a fitted regression: standard errors, tests, likelihoods."""
+"""The summary of a fitted regression: standard errors, tests, likelihoods."""
 
 from __future__ import annotations
 
