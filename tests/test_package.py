@@ -22,10 +22,10 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which a reader meets them.
 SECTIONS = ["Args", "Returns", "Raises", "Accuracy", "Transforms", "Reference", "Example"]
-# A reference belongs only where there is a paper, and errors where conventions.md doesn't say them;
-# a transform has no numbers of its own.
-OPTIONAL = {"Reference", "Raises"}
-OPTIONAL_IN_CHECKS = OPTIONAL | {"Accuracy", "Transforms"}
+# A reference belongs only where there is a paper, errors and transforms only where conventions.md
+# doesn't say what holds; `checked` has no numbers of its own.
+OPTIONAL = {"Raises", "Transforms", "Reference"}
+OPTIONAL_IN_CHECKS = OPTIONAL | {"Accuracy"}
 
 # Besides functions there are the NamedTuples that some of them return.
 FUNCTIONS = [name for name in jl.__all__ if not inspect.isclass(getattr(jl, name))]

@@ -439,7 +439,7 @@ def test_options_that_are_none() -> None:
         with pytest.raises(TypeError, match=r"^key must be "):
             jl.sample(key, z)
     for key in (jax.random.split(KEY), jnp.zeros([3, 2], jnp.uint32)):
-        with pytest.raises(ValueError, match=r"^key must be one key, got .*: use jax.vmap"):
+        with pytest.raises(ValueError, match=r"^key must be a single key, got .*: use jax.vmap"):
             jl.sample(key, z)
 
 

@@ -687,7 +687,7 @@ def test_explicit_rows_of_any_function() -> None:
     got = step(*placed(mesh, (P("data"), P(), P("data"))))
     want = interpreted(jax.value_and_grad(training_step(28), argnums=(0, 1)))(*LAYER)
     assert_close(got, want)
-    with pytest.raises(ValueError, match="params must be whole along model"):
+    with pytest.raises(ValueError, match="params must not be split along model"):
         step(*placed(mesh))
 
 

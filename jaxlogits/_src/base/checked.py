@@ -27,32 +27,23 @@ T = TypeVar("T")
 
 
 def checked(fn: Callable[P, T]) -> Callable[P, T]:
-    """``fn`` with the value checks of this library switched on.
+    """``fn`` with the value checks of this library turned on, for debugging.
 
-    Outside ``checked`` no value check is in a program, and a bad value gives NaN in its row.
-    Inside, every function of this library that ``fn`` calls looks at its arguments: NaN, more than
-    one +inf in a row of logits or nothing but -inf, labels that are no class or a masked one,
-    probabilities outside [0, 1], negative weights, traced options out of range. What ``where``
-    masks is not looked at.
-
-    Under vmap ``cond`` computes both branches, and ``while_loop`` goes on for what has finished, so
-    that a bad value there may belong to nothing. What a check finds under vmap therefore counts if
-    there is NaN in the result of ``fn``, or no floating-point number at all.
+    It reports NaN logits, several +inf or only -inf in a row, labels that are no class or a masked
+    one, probabilities outside [0, 1], negative weights and traced options out of range. What
+    ``where`` masks, or isn't computed, isn't checked. Under vmap, which computes both branches of a
+    ``cond``, a finding counts if the result of ``fn`` has NaN or no floating-point numbers.
 
     Args:
-        fn: any function, also one that was jitted and run before; jit, vmap, grad, scan, shard_map
-            and every other transform may be inside.
+        fn: any function; jit, vmap, grad, scan, shard_map and other transforms go inside.
 
     Returns:
-        A function with the arguments and results of ``fn``. It waits for its checks, so it is for
-        finding errors, not for speed; called again it compiles nothing anew, and several threads
-        may call it at a time.
+        A function with the arguments and results of ``fn``, which waits for its checks.
 
     Raises:
-        ValueError: at the call, for a bad value, with the function, the argument, what it must be,
-            and the first bad row as the function sees it: within a device's part or a block.
-        TypeError: at the call, where the result would not be computed but staged, as in
-            ``jit(checked(fn))``: write ``checked(jit(fn))``.
+        ValueError: for a bad value, with the function, the argument, the rule and the first bad
+            row, as the function sees it: within a device's part or a block.
+        TypeError: inside a transform, such as ``jit(checked(fn))``: write ``checked(jit(fn))``.
 
     Example:
         >>> loss = jax.jit(jl.softmax_cross_entropy_with_integer_labels)

@@ -72,36 +72,30 @@ def linear_softmax_cross_entropy(
     axis_name: AxisName = None,
     row_axis_name: AxisName = None,
 ) -> Array:
-    """Cross entropy of integer labels and softmax(hidden @ kernel), without that array in memory.
+    """Cross entropy of integer labels and softmax(hidden @ kernel), without the logits in memory.
 
     Args:
-        hidden: floating-point array ``[..., D]``, one row for each example.
-        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``, which makes no copy.
-        labels: integers in [0, K), ``[...]``. One outside makes its row's loss and gradients NaN.
-        bias: ``[K]``.
-        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
-        weights: w, one for each row.
+        hidden: floating-point array ``[..., D]``, one row per example.
+        kernel, bias: ``[D, K]`` and ``[K]``; for a tied embedding ``[K, D]``, ``embedding.T``.
+        labels: integers in [0, K), ``[...]``.
+        where: boolean mask of rows, ``[...]``; masked rows may hold anything.
+        weights: w, one per row, ``[...]``.
         class_where: boolean mask ``[K]``, False for classes that don't exist (a label costs +inf).
-        label_smoothing: as in ``softmax_cross_entropy_with_integer_labels``.
-        class_weights: the same, ``[K]``.
-        z_loss: the same.
-        soft_cap: c above 0: logits are c tanh((hidden @ kernel + bias) / c). None for no bound.
-        temperature: above 0, divides them; a number or one for each row. This or soft_cap gives NaN
-            where it is traced and isn't above 0.
-        reduction: "mean", sum(w L) / sum(w), 0 where no row counts; "sum", sum(w L); "none", w L.
-        memory: blocks of "rows", or "tiles" of classes, which take less memory and 4 products for a
-            gradient; None for tiles where 256 rows of logits take over 1 GiB (docs/linear_head.md).
+        label_smoothing, class_weights, z_loss: as in ``softmax_cross_entropy_with_integer_labels``.
+        soft_cap: c above 0 makes the logits c tanh(z / c); None for no cap.
+        temperature: above 0, then divides them; a number or one per row.
+        reduction: "mean", sum(w L) / sum(w), 0 if no row counts; "sum", sum(w L); "none", w L.
+        memory: "rows" for blocks of rows, "tiles" for tiles of classes, which take less memory and
+            4 products for a gradient; None chooses tiles where 256 rows of logits exceed 1 GiB.
         block_size: rows that are computed at once; None chooses it from bytes.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
-        accumulate_dtype: as in ``blockwise_sum``, for a mean or a sum.
-        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
-        row_axis_name: those over which hidden's first dimension is split, as in ``blockwise_sum``.
+        accumulate_dtype: dtype of sums of kernel gradients, as in ``blockwise_sum``.
+        axis_name, row_axis_name: mesh axes over which classes and rows are split, in ``shard_map``.
 
     Returns:
         A scalar or, for "none", ``[...]``, in float32 or wider.
 
     Accuracy: that of the loss, given logits whose products are summed in float32.
-    Transforms: all, to any order, in every floating-point argument and option.
 
     Example:
         >>> jl.linear_softmax_cross_entropy(jnp.ones([4, 2]), jnp.ones([2, 8]), jnp.arange(4))
@@ -191,35 +185,21 @@ def linear_softmax_kl_divergence(
     axis_name: AxisName = None,
     row_axis_name: AxisName = None,
 ) -> Array:
-    """KL(p || q) of a teacher head p and a student head q, without the logits of either in memory.
-
-    For distillation, with p = softmax((hidden_p @ kernel_p + bias_p) / temperature) and q alike.
+    """Distillation loss KL(p || q) of a teacher's and a student's head, without logits in memory.
 
     Args:
-        hidden_p: floating-point array ``[..., D]`` of the teacher, one row for each example.
-        kernel_p: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
-        hidden_q: ``[..., E]`` of the student, with the same rows.
-        kernel_q: ``[E, K]``, with the same classes.
-        bias_p: ``[K]``.
-        bias_q: ``[K]``.
-        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
-        weights: w, one for each row.
-        class_where: boolean mask ``[K]``, False for classes that don't exist.
-        soft_cap: c above 0, bounds the logits of both: c tanh(z / c).
-        temperature: above 0, divides those of both; a number or one for each row. Multiplying the
-            loss by its square keeps the size of gradients.
-        reduction: "mean", sum(w KL) / sum(w), 0 where no row counts; "sum"; "none", w KL.
-        block_size: rows that are computed at once; None chooses it from bytes.
-        precision: of the matrix products, as in ``jax.lax.dot_general``.
-        accumulate_dtype: as in ``blockwise_sum``, for a mean or a sum.
-        axis_name: mesh axes over which the classes of both heads are split, in ``shard_map``.
-        row_axis_name: mesh axes over which the first dimension of both hidden is split.
+        hidden_p, kernel_p, bias_p: the teacher's, ``[..., D]``, ``[D, K]`` and ``[K]``.
+        hidden_q, kernel_q, bias_q: the student's, ``[..., E]``, ``[E, K]`` and ``[K]``.
+        where, weights, class_where: as in ``linear_softmax_cross_entropy``.
+        soft_cap, temperature: of both heads, likewise.
+        reduction: "mean", "sum" or "none", likewise.
+        block_size, precision, accumulate_dtype: likewise.
+        axis_name, row_axis_name: mesh axes over which classes and rows are split, in ``shard_map``.
 
     Returns:
-        A scalar or, for "none", ``[...]``; 0 where no row counts. float32 or wider.
+        A scalar or, for "none", ``[...]``, in float32 or wider.
 
     Accuracy: that of ``softmax_kl_divergence``, given logits that are summed in float32.
-    Transforms: all, to any order, in every floating-point argument and option.
 
     Example:
         >>> jl.linear_softmax_kl_divergence(jnp.eye(2), jnp.eye(2), jnp.eye(2), 2 * jnp.eye(2))

@@ -1,4 +1,4 @@
-"""Log probabilities under softmax(hidden @ kernel), in blocks of rows: what a policy says.
+"""Log probabilities under softmax(hidden @ kernel), in blocks of rows.
 
 Per-token numbers, for policy gradients, preference losses and distillation. For a gradient each
 block of logits is computed a second time.
@@ -57,35 +57,25 @@ def linear_log_probs(
     axis_name: AxisName = None,
     row_axis_name: AxisName = None,
 ) -> Array:
-    """Log probability of each label under softmax(hidden @ kernel), without that array in memory.
-
-    What policy gradients and preference losses are made of. A padded batch, with labels such as
-    -100, is given a ``where``.
+    """Log probability of each label under softmax(hidden @ kernel), without the logits in memory.
 
     Args:
-        hidden: floating-point array ``[..., D]``, one row for each token.
-        kernel: ``[D, K]``; a tied embedding ``[K, D]`` is ``embedding.T``.
-        labels: integers in [0, K), ``[...]``. One outside makes its row's result NaN, and whatever
-            gradient that row has a part in.
-        bias: ``[K]``.
-        where: boolean mask ``[...]``, True for the rows that count; the others may hold anything.
+        hidden: floating-point array ``[..., D]``, one row per token.
+        kernel, bias: ``[D, K]`` and ``[K]``; for a tied embedding ``[K, D]``, ``embedding.T``.
+        labels: integers in [0, K), ``[...]``. Mask padding such as -100 by ``where``.
+        where: boolean mask of rows, ``[...]``; masked rows may hold anything.
         class_where: boolean mask ``[K]``, False for classes that don't exist (a label gives -inf).
-        kept: integers ``[..., n]``, the only classes of each row that remain, as in
-            ``kept_log_probs``: no other column of the kernel is multiplied.
-        soft_cap: c above 0, bounds the logits: c tanh(z / c).
-        temperature: above 0, divides the logits; a number or one for each row, ``[...]``.
-        memory: blocks of "rows", or "tiles" of classes, which take less memory if rows are few;
-            None for tiles where 256 rows of logits take over 1 GiB (docs/linear_head.md).
-        block_size: rows that are computed at once, instead of the number chosen from their bytes.
-        precision: of the matrix products, as in ``jax.lax.dot_general``.
-        axis_name: mesh axes over which the classes of kernel and bias are split, in ``shard_map``.
-        row_axis_name: mesh axes over which the first dimension of hidden is split.
+        kept: integers ``[..., n]``, the classes that remain in each row, as in ``kept_log_probs``;
+            only their columns of the kernel are multiplied.
+        soft_cap: c above 0 makes the logits c tanh(z / c); None for no cap.
+        temperature: above 0, then divides them; a number or one per row.
+        memory, block_size, precision: as in ``linear_softmax_cross_entropy``.
+        axis_name, row_axis_name: mesh axes over which classes and rows are split, in ``shard_map``.
 
     Returns:
-        ``[...]``, at most 0, in float32 or wider; 0 where ``where`` is False.
+        ``[...]``, at most 0, in float32 or wider; 0 for masked rows.
 
     Accuracy: that of the loss, given logits whose products are summed in float32.
-    Transforms: all, to any order, in every floating-point argument and option.
 
     Example:
         >>> jl.linear_log_probs(jnp.ones([2, 3]), jnp.ones([3, 8]), jnp.array([0, 7])).round(4)
@@ -142,22 +132,17 @@ def linear_log_probs_and_entropy(
     axis_name: AxisName = None,
     row_axis_name: AxisName = None,
 ) -> tuple[Array, Array]:
-    """Log probability of each label and entropy of its row, from one product with the kernel.
-
-    What a policy gradient with an entropy bonus takes, and what a training run logs.
+    """Log probability of each label and entropy of each row, from one product with the kernel.
 
     Args:
-        hidden, kernel, labels, bias, where, class_where: as in ``linear_log_probs``. The entropy
-            doesn't depend on the label, and knows nothing of classes that don't exist.
-        soft_cap, temperature: the same; both results are those of the policy at it.
-        block_size, precision, axis_name, row_axis_name: the same.
+        hidden, kernel, labels, bias: ``[..., D]``, ``[D, K]``, ``[...]`` and ``[K]``.
+        where, class_where, soft_cap, temperature: as in ``linear_log_probs``, for both results.
+        block_size, precision, axis_name, row_axis_name: likewise.
 
     Returns:
-        Log probabilities, at most 0, and entropies in nats, at least 0: ``[...]`` each, in float32
-        or wider; both 0 where ``where`` is False.
+        Log probabilities and entropies (nats), ``[...]`` each, float32 or wider; 0 for masked rows.
 
     Accuracy: that of ``linear_log_probs`` and of ``entropy``, given logits summed in float32.
-    Transforms: all, to any order, in every floating-point argument and option.
 
     Example:
         >>> jl.linear_log_probs_and_entropy(jnp.ones([3]), jnp.zeros([3, 8]), jnp.array(7))
@@ -198,22 +183,18 @@ def linear_top_k(
 ) -> tuple[Array, Array]:
     """The k likeliest classes of softmax(hidden @ kernel), with their log probabilities.
 
-    Normalised over all classes: what a server returns beside a token, and what of a teacher is
-    stored for distillation. Of equal logits the first class comes first.
-
     Args:
-        hidden, kernel: as in ``linear_log_probs``.
+        hidden, kernel, bias: ``[..., D]``, ``[D, K]`` and ``[K]``.
         k: how many, from 1 to the number of classes, known while tracing.
-        bias, where, class_where, soft_cap, temperature: as in ``linear_log_probs``.
-        block_size, precision, axis_name, row_axis_name: the same.
+        where, class_where, soft_cap, temperature: as in ``linear_log_probs``.
+        block_size, precision, axis_name, row_axis_name: likewise.
 
     Returns:
-        Log probabilities ``[..., k]`` from the largest down, in float32 or wider, and int32 class
-        indices. A class is -1 where its log probability is -inf, as when fewer than k exist, or
-        NaN; in a row that is left out the two are 0 and -1.
+        Log probabilities ``[..., k]`` in float32 or wider, normalised over all classes, and int32
+        class indices, likeliest first; -1 for log probabilities of -inf or NaN, 0 and -1 in masked
+        rows.
 
     Accuracy: that of ``log_softmax``, given logits whose products are summed in float32.
-    Transforms: all, to any order, of the log probabilities; a class has no derivative.
 
     Example:
         >>> jl.linear_top_k(jnp.ones([1]), jnp.array([[0.0, 20.0, 10.0]]), 2)[1]

@@ -37,32 +37,22 @@ def blockwise_map(
 ) -> Callable[..., Any]:
     """The results of ``fn`` for many rows, computed a block of rows at a time.
 
-    ``blockwise_map(fn)(params, *rows)`` is ``fn(params, *rows)`` for any ``fn`` whose results for
-    a row depend on that row alone, but what ``fn`` computes on the way, such as logits, exists for
-    one block only. Derivatives compute each block again instead of keeping it.
+    ``blockwise_map(fn)(params, *rows)`` is ``fn(params, *rows)``, but what ``fn`` computes on the
+    way, such as logits, exists for one block only. Derivatives compute each block again.
 
     Args:
-        fn: ``fn(params, *rows) -> results``, any function and any pytrees. It sees rows
-            [C, ...] and returns arrays [C, ...], whatever ``row_ndim`` is. What it closes over is
-            batched and differentiated too.
-        row_ndim: how many leading dimensions of the rows count rows: 1 for [N, ...], 2 for
-            [B, S, ...]. The results get them back.
+        fn: ``fn(params, *rows) -> results``, pytrees of rows [C, ...] and of results [C, ...], each
+            of which depends on its own row alone.
+        row_ndim: how many leading dimensions count rows, 2 for [B, S, ...]; ``fn`` always sees one.
         block_size: the most rows in a block; None chooses it from bytes.
         row_axis_name: mesh axes over which the rows' first dimension is split, in jit or in
-            shard_map: gradients of params are summed over devices once, not in each block.
+            ``shard_map``: gradients of params are summed over devices once, not in each block.
 
     Returns:
-        A function ``mapped(params, *rows, where=None)``. Rows are pytrees of arrays of any dtype
-        that share their leading dimensions, and so does the mask; a row it leaves out gives 0 and
-        may hold NaN. All rows share params, whose leaves may be anything.
-
-    Raises:
-        ValueError: rows whose leading dimensions differ, results that are not one per row, an
-            option below 1, a write to params, or a draw for each row with a key that all share.
+        A function ``mapped(params, *rows, where=None)``. Params are any pytree, which all rows
+        share. Rows that the mask ``where`` leaves out give 0 and may hold NaN.
 
     Accuracy: that of ``fn``; gradients of params are summed over blocks in float32 or wider.
-    Transforms: all, in any order; 4 matrix products for a value and its gradient where
-    ``blockwise_sum`` takes 3.
 
     Example:
         >>> def confidence(kernel, hidden):
@@ -98,28 +88,20 @@ def blockwise_sum(
     """The sum of a per-row loss, computed a block of rows at a time.
 
     ``(weights * fn(params, *rows)).sum()``, but what ``fn`` computes on the way, such as logits,
-    exists for one block only. The gradients are computed in the forward pass: 3 matrix products,
-    as without blocks, where recomputing the blocks would take 4.
+    exists for one block only. Gradients are computed in the forward pass, by 3 matrix products.
 
     Args:
         fn: ``fn(params, *rows) -> losses [C]``, as for ``blockwise_map``.
-        row_ndim, block_size: as for ``blockwise_map``.
-        has_aux: whether ``fn`` returns ``(losses, aux)``, aux a pytree of arrays [C, ...]; summed
-            with the same weights and not differentiated.
-        accumulate_dtype: the least dtype that gradients of params are summed in, None for float32.
-        row_axis_name: as for ``blockwise_map``; the sum is that over all devices.
+        row_ndim, block_size, row_axis_name: as for ``blockwise_map``; the sum is over all devices.
+        has_aux: whether ``fn`` returns ``(losses, aux)``, aux a pytree of arrays [C, ...], which
+            are summed with the same weights and not differentiated.
+        accumulate_dtype: the least dtype in which gradients of params are summed; None for float32.
 
     Returns:
-        A function ``total(params, *rows, where=None, weights=None)`` of the sum, in float32 or
-        wider, or (sum, sums of aux). A weight of 0 masks its row as ``where`` does, which may hold
-        NaN then, unless the weights are differentiated.
-
-    Raises:
-        ValueError: as for ``blockwise_map``, or losses that are not one per row.
-        TypeError: losses that are not floating point, or no pair where ``has_aux``.
+        A function ``total(params, *rows, where=None, weights=None)`` that returns the sum, in
+        float32 or wider, or (sum, sums of aux). Rows of weight 0 may hold NaN.
 
     Accuracy: that of ``fn``; sums, also those of bfloat16 gradients, in float32 or wider.
-    Transforms: all, in any order. A second derivative computes each block again.
 
     Example:
         >>> def loss(kernel, hidden, labels):
@@ -154,25 +136,18 @@ def blockwise_mean(
     accumulate_dtype: Any = None,
     row_axis_name: AxisName = None,
 ) -> Callable[..., Any]:
-    """The weighted mean of a per-row loss, computed a block of rows at a time.
-
-    ``(weights * fn(params, *rows)).sum() / weights.sum()`` over the rows where ``where``: the
-    ``blockwise_sum`` divided by the weight of the rows that count, and 0 if none does. Weights
-    that sum to 0 although rows count are a division by 0.
+    """The weighted mean of a per-row loss, computed a block of rows at a time; 0 if no row counts.
 
     Args:
         fn, row_ndim, block_size, accumulate_dtype: as for ``blockwise_sum``.
-        has_aux: the same; aux comes back as means.
-        row_axis_name: the same; without it shard_map's mean is a device's own.
+        has_aux: whether ``fn`` returns ``(losses, aux)``; aux comes back as means.
+        row_axis_name: as for ``blockwise_sum``; in ``shard_map`` without it, a device's own mean.
 
     Returns:
-        A function ``mean(params, *rows, where=None, weights=None)`` that returns the mean, a scalar
-        of float32 or wider, or (mean, means of aux). ``where`` is boolean, True for rows that
-        count; those that don't may hold anything, NaN included, and get gradient 0. Both broadcast
-        to the leading dimensions.
+        A function ``mean(params, *rows, where=None, weights=None)`` that returns the mean, in
+        float32 or wider, or (mean, means of aux). ``where`` and weights broadcast to the rows.
 
     Accuracy: as for ``blockwise_sum``.
-    Transforms: as for ``blockwise_sum``.
 
     Example:
         >>> def loss(kernel, hidden, labels):

@@ -1,8 +1,7 @@
-"""How far probabilities of yes are from the rate of yes: calibration of binary scores.
+"""Calibration of binary scores: how far predicted probabilities are from the rate of positives.
 
-Each metric is one number of all log-odds and their labels. They are compared by label minus
-probability, which is 1 - p, computed as sigmoid(-x), where the label is yes: a model that is sure
-and right to the ninth digit is told from a perfect one.
+Each metric is one number for all log-odds and their labels. The difference of label and probability
+is computed as sigmoid(-x) where the label is 1, not as 1 - p, so that an error of 1e-9 isn't lost.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from jaxlogits._src.mesh.explicit import with_whole_arrays
 
 
 class BinaryReliabilityCurve(NamedTuple):
-    """Bins of rows by their probability of yes.
+    """The data of a binary reliability diagram: rows in bins of their predicted probability.
 
     Attributes:
-        probability: its mean in each bin, ``[num_bins]``; NaN, which plots leave out, without rows.
-        rate: the share of the rows that are yes; NaN without rows.
-        weight: of the rows in the bin, which is their number where they have no weights.
+        probability: mean predicted probability in each bin, ``[num_bins]``; NaN for an empty bin.
+        rate: share of positive labels; NaN, which plots leave out, for an empty bin.
+        weight: sum of the weights of the bin's rows, or their number if they have no weights.
         edges: of the bins, ``[num_bins + 1]``.
     """
 
@@ -46,27 +45,22 @@ def binary_reliability_curve(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> BinaryReliabilityCurve:
-    """Probability and rate of yes in bins of equal width: a calibrated model is on the diagonal.
+    """Binary reliability diagram: probability and rate of positives in bins of equal width.
 
-    Bin b holds the rows whose probability is in (b / B, (b + 1) / B], and the first one 0 as well,
-    as in scikit-learn's ``calibration_curve``. Unlike ``reliability_curve``, which asks how often
-    the likelier of both is right, it tells a rate of 10 % that is taken for 20 %.
+    Bin b holds probabilities in (b / B, (b + 1) / B], as in scikit-learn, and the first one also 0.
 
     Args:
-        logits: floating-point log-odds of yes, of any shape; ``jl.logit(probs)`` if probabilities
-            are what you have. NaN makes everything NaN.
-        labels: in the shape of ``logits``: booleans, 0 or 1, or probabilities in [0, 1]. A value
-            outside makes everything NaN.
+        logits: log-odds, floating point, of any shape; ``jl.logit(probs)`` of probabilities.
+        labels: in the shape of ``logits``: booleans, 0 or 1, or probabilities in [0, 1].
         where: boolean mask that broadcasts to ``logits``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``logits``. A negative one gives NaN.
+        weights: of the rows, at least 0; broadcasts to ``logits``.
         num_bins: B, a Python int.
 
     Returns:
-        A ``BinaryReliabilityCurve`` in float32 or wider. A bin without rows has weight 0 and NaN
-        for probability and rate.
+        A ``BinaryReliabilityCurve`` in float32 or wider; all NaN for a bad logit, label or weight.
 
     Accuracy: float32 2e-6, for a million rows too.
-    Transforms: all, in logits, labels and weights; the bins are constants to a derivative.
+    Transforms: the bins are constants to a derivative.
 
     Example:
         >>> logits, labels = jnp.array([-2.0, 2.0]), jnp.array([0, 1])
@@ -89,18 +83,15 @@ def binary_calibration_error(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> Array:
-    """Expected calibration error of binary scores, sum_b (n_b / n) |rate_b - probability_b|.
-
-    The bins b are those of ``binary_reliability_curve``, n_b the weight in them.
+    """Binary expected calibration error (ECE), sum_b (n_b / n) |rate_b - probability_b|.
 
     Args:
-        logits, labels, where, weights, num_bins: as in ``binary_reliability_curve``.
+        logits, labels, where, weights, num_bins: as in ``binary_reliability_curve``, with its bins.
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
-    Accuracy: float32 2e-6 of the mean distance of label from probability, row by row.
-    Transforms: all, in logits, labels and weights; the bins are constants to a derivative.
+    Accuracy: float32 2e-6 of the mean |label - probability| over the rows.
 
     Example:
         >>> logits = jnp.full(10, jl.logit(jnp.float32(0.2)))
@@ -121,9 +112,7 @@ def binary_brier_score(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> Array:
-    """Mean squared distance of the probability of yes from the label, (sigmoid(x) - y)**2.
-
-    As scikit-learn's ``brier_score_loss`` has it: half of what ``brier_score`` says of two classes.
+    """Binary Brier score, the mean of (sigmoid(x) - y)**2: half the ``brier_score`` of two classes.
 
     Args:
         logits, labels, where, weights: as in ``binary_reliability_curve``.
@@ -132,7 +121,6 @@ def binary_brier_score(
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
     Accuracy: float32 2e-6 relative for labels of 0 and 1.
-    Transforms: all, to any order, in logits, labels and weights.
     Reference: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
 
     Example:

@@ -43,31 +43,24 @@ def aps_scores(
     penalty: ArrayLike = 0.0,
     num_free: ArrayLike = 0,
 ) -> Array:
-    """Scores of adaptive prediction sets: how little probability is left after a class.
+    """Nonconformity scores of adaptive prediction sets (APS), -log(1 - s_k).
 
-    With the classes in order of falling probability, the score of class k is -log(1 - s_k), s_k
-    the probability of the classes up to and with k; with a key it's less u p_k, with one u of
-    [0, 1) for each row. s_k is the published score. It makes the same sets, but in a row that is
-    sure it rounds to 1 for every class; 1 - s_k is computed as the sum of what comes after k.
+    s_k, the published score, is the probability of class k and all likelier ones, with a key less
+    ``u p_k``, u uniform. Its logarithm makes the same sets and is right where s_k rounds to 1.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities. Of equal ones the first
-            comes first. NaN, or two +inf, make their row NaN.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``logits``, True for the classes that count; the
-            others' score is +inf.
-        key: of ``jax.random``. With it the sets are smaller, some of them empty, and their coverage
-            is at most 1 / (n + 1) above what is asked for.
-        penalty: RAPS's lambda, at least 0: the score is then s_k + penalty max(rank - num_free, 0)
-            itself, the likeliest class having rank 1, which keeps sets of many classes small.
-        num_free: RAPS's k_reg, an integer: as many classes go without a penalty.
+        logits: unnormalised log probabilities, floating point; of equal ones the first comes first.
+        axis, where: dimensions and mask of the classes, as in ``softmax``; masked ones score +inf.
+        key: from ``jax.random``. Makes sets smaller, some empty, and coverage exact to 1 / (n + 1).
+        penalty: lambda of RAPS, at least 0, against large sets: the score is then
+            ``s_k + penalty max(rank - num_free, 0)``, with rank 1 for the likeliest class.
+        num_free: k_reg of RAPS, an integer: how many classes have no penalty.
 
     Returns:
-        Scores in the shape of ``logits``, in float32 or wider; smaller for likelier classes. The
-        last one of a row is +inf without a key and a penalty.
+        Scores in the shape of ``logits``, in float32 or wider.
 
     Accuracy: float32 2e-6 for gaps of at most 10, relative to scores above 1.
-    Transforms: all, to first order, in logits.
+    Transforms: derivatives of first order only.
     Reference: Romano et al. (2020), equation 8; Angelopoulos et al. (2021), the penalty of RAPS.
 
     Example:
@@ -115,29 +108,24 @@ def conformal_threshold(
     *,
     where: ArrayLike | None = None,
 ) -> Array:
-    """The threshold that a new row's true class exceeds with a chance of at most 1 - coverage.
+    """The score that a new row's true class exceeds with a probability of at most 1 - coverage.
 
-    It is the ceil((n + 1) coverage)-th smallest of the true classes' scores in n rows, however few.
-    If these and the new row are exchangeable, that is, come in no particular order, the promise
-    holds on average over both; coverage is at most 1 / (n + 1) more where no scores are equal.
+    It is the ceil((n + 1) coverage)-th smallest score of the true classes in n rows. The guarantee
+    is for any n, on average over rows that are exchangeable with the new one.
 
     Args:
-        scores: floating-point array of how strange each class is, whatever the formula:
-            ``aps_scores``, or ``-jl.log_softmax(logits)`` for the smallest sets on average.
-        labels: integers in [0, K), in the shape of ``scores`` without ``axis``. One outside makes
-            the threshold NaN.
-        coverage: of the sets, in [0, 1]. A number that is known at the call is exact; of one that
-            is traced, float32's rounding may move the rank from a million rows on.
+        scores: nonconformity scores, floating point, such as those of ``aps_scores``, or
+            ``-jl.log_softmax(logits)`` for the smallest sets on average.
+        labels: integers in [0, K), in the shape of ``scores`` without ``axis``.
+        coverage: in [0, 1]; exact if it is known at the call.
         axis: dimension that holds the classes.
         where: boolean mask that broadcasts to ``labels``, True for the rows that count.
 
     Returns:
-        A scalar in float32 or wider. +inf where the rows are too few for the coverage, fewer than
-        coverage / (1 - coverage): only the set of all classes keeps the promise. NaN if a true
-        class's score is NaN.
+        A scalar in float32 or wider; +inf, for sets of all classes, if there are fewer than
+        coverage / (1 - coverage) rows. NaN if a label is bad or its score NaN.
 
     Accuracy: that of the scores, of which it is one.
-    Transforms: all, to any order, in scores.
     Reference: Angelopoulos and Bates, A Gentle Introduction to Conformal Prediction (2021).
 
     Example:
@@ -221,20 +209,16 @@ def _ceil_of_share(count: Array, share: Array) -> Array:
 
 @program()
 def conformal_set(scores: ArrayLike, threshold: ArrayLike) -> Array:
-    """The classes that can't be ruled out: those whose score isn't above the threshold.
+    """The prediction set, the classes whose score is at most the threshold.
 
     Args:
-        scores: floating-point array, of the same formula as the scores behind the threshold.
-        threshold: of ``conformal_threshold``; broadcasts to ``scores``, so that ``[K]`` holds one
-            for each class.
+        scores: floating-point array of scores like those that the threshold was made from.
+        threshold: of ``conformal_threshold``; broadcasts to ``scores``, as ``[K]``, one per class.
 
     Returns:
-        Booleans in the shape of ``scores``; a set may be empty, where each class is too strange,
-        which counts as a set that misses. NaN rules nothing out: where the score or the threshold
-        is NaN, the class is in the set.
+        Booleans in the shape of ``scores``, True also for NaN. A set may be empty.
 
     Accuracy: exact.
-    Transforms: all; the result is boolean.
 
     Example:
         >>> jl.conformal_set(jnp.array([0.1, 2.0, 0.3]), 0.3)

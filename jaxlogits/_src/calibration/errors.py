@@ -1,9 +1,9 @@
 """How far a classifier's probabilities are from the rates at which it is right.
 
-Each metric is one number of all rows, from logits and integer labels. The confidence of a row is
-the probability of its likeliest class, and the row is right if that class is its label. Rows are
-compared by right - confidence, which is 1 - p, computed as the sum of the other classes, where the
-row is right: a classifier that is sure and right to the ninth digit is told from a perfect one.
+Each metric is one number for all rows, from logits and integer labels. The confidence of a row is
+the probability of its likeliest class, and the row is right if that class is its label. Where it is
+right, 1 - confidence is computed as the sum of the other classes' probabilities, so that an error
+of 1e-9 isn't lost.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from jaxlogits._src.rows.softmax import label_mask, softmax_complement_rows, sof
 
 
 class ReliabilityCurve(NamedTuple):
-    """Bins of rows by their confidence, the probability of the likeliest class.
+    """The data of a reliability diagram: rows in bins of their confidence, the largest probability.
 
     Attributes:
-        confidence: its mean in each bin, ``[num_bins]``; NaN, which plots leave out, without rows.
-        accuracy: the share of the rows that are right; NaN without rows.
-        weight: of the rows in the bin, which is their number where they have no weights.
+        confidence: mean confidence in each bin, ``[num_bins]``; NaN for an empty bin.
+        accuracy: share of rows that are right; NaN, which plots leave out, for an empty bin.
+        weight: sum of the weights of the bin's rows, or their number if they have no weights.
         edges: of the bins, ``[num_bins + 1]``.
     """
 
@@ -51,27 +51,23 @@ def reliability_curve(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> ReliabilityCurve:
-    """Confidence and accuracy in bins of equal width: a calibrated classifier is on the diagonal.
+    """Reliability diagram: confidence and accuracy in bins of equal width.
 
-    Bin b holds the rows whose largest probability is in (b / B, (b + 1) / B], the upper edge
-    included, as scikit-learn has it.
+    Bin b holds the rows whose largest probability is in (b / B, (b + 1) / B], as in scikit-learn.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities. NaN, or two +inf in a row,
-            make everything NaN.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
-            everything NaN.
+        logits: unnormalised log probabilities, floating point.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``. A negative one gives NaN.
+        weights: of the rows, at least 0; broadcasts to ``labels``.
         num_bins: B, a Python int.
 
     Returns:
-        A ``ReliabilityCurve`` in float32 or wider. A bin without rows has weight 0 and NaN for
-        confidence and accuracy.
+        A ``ReliabilityCurve`` in float32 or wider; all NaN for a bad row, label or weight.
 
     Accuracy: float32 2e-6, for a million rows too.
-    Transforms: all, in logits and weights; the bins are constants to a derivative.
+    Transforms: the bins are constants to a derivative.
 
     Example:
         >>> jl.reliability_curve(jnp.array([[0.0, 2.0]]), jnp.array([1]), num_bins=2).accuracy
@@ -93,18 +89,15 @@ def expected_calibration_error(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> Array:
-    """Mean distance of accuracy from confidence, sum_b (n_b / n) |accuracy_b - confidence_b|.
-
-    The bins b are those of ``reliability_curve``, n_b the weight in them.
+    """Expected calibration error (ECE), sum_b (n_b / n) |accuracy_b - confidence_b|.
 
     Args:
-        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
+        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``, with its bins.
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
-    Accuracy: float32 2e-6 of the mean distance of right from confidence, row by row.
-    Transforms: all, in logits and weights; the bins are constants to a derivative.
+    Accuracy: float32 2e-6 of the mean |is_right - confidence| over the rows.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
 
     Example:
@@ -128,11 +121,10 @@ def adaptive_calibration_error(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> Array:
-    """Expected calibration error with bins of equal weight, also called equal-mass bins.
+    """Expected calibration error with bins of equal weight (equal-mass bins), not of equal width.
 
-    The many rows of high confidence don't share one bin. With the rows ordered by confidence, bin b
-    holds those whose share of the weight has its middle in [b / B, (b + 1) / B). Rows of one
-    confidence share a bin, so that their order doesn't matter and a weight of 2 is a row twice.
+    Of the rows ordered by confidence, bin b holds those whose share of the weight has its middle in
+    [b / B, (b + 1) / B); equal ones share a bin. Bins are constants to a derivative.
 
     Args:
         logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
@@ -140,9 +132,7 @@ def adaptive_calibration_error(
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
-    Accuracy: float32 2e-6 of the mean distance of right from confidence, row by row, as long as no
-        row is so near to an edge that rounding moves it.
-    Transforms: all, in logits and weights; the bins are constants to a derivative.
+    Accuracy: float32 2e-6 of the mean |is_right - confidence|, unless rounding moves a row.
     Reference: Nguyen and O'Connor, Posterior calibration (2015), section 3.
 
     Example:
@@ -166,18 +156,15 @@ def maximum_calibration_error(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> Array:
-    """Largest distance of accuracy from confidence, max_b |accuracy_b - confidence_b|.
-
-    The bins are those of ``reliability_curve``. A bin of a few rows is often the largest.
+    """Maximum calibration error (MCE), max_b |accuracy_b - confidence_b|.
 
     Args:
-        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
+        logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``, with its bins.
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
-    Accuracy: float32 2e-6 of the mean distance of right from confidence in that bin, row by row.
-    Transforms: all, in logits and weights; the bins are constants to a derivative.
+    Accuracy: float32 2e-6 of the mean |is_right - confidence| in that bin.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), equation 5.
 
     Example:
@@ -205,11 +192,7 @@ def classwise_calibration_error(
     weights: ArrayLike | None = None,
     num_bins: int = 15,
 ) -> Array:
-    """Mean over the classes of the calibration error of each class against the rest.
-
-    1/K sum_k sum_b (n_kb / n) |rate_kb - probability_kb|, with bins of equal width by the
-    probability of class k. ``expected_calibration_error`` looks at the likeliest class alone, and
-    so misses a class that is always given too much at the expense of another.
+    """Classwise ECE, the mean over classes k of sum_b (n_kb / n) |rate_kb - probability_kb|.
 
     Args:
         logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
@@ -217,8 +200,7 @@ def classwise_calibration_error(
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
 
-    Accuracy: float32 2e-6 of the mean distance of label from probability.
-    Transforms: all, in logits and weights; the bins are constants to a derivative.
+    Accuracy: float32 2e-6 of the mean |label - probability|.
     Reference: Kull et al., Beyond Temperature Scaling (2019), section 2.
 
     Example:
@@ -247,10 +229,7 @@ def brier_score(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> Array:
-    """Mean squared distance of softmax(logits) from the truth, sum_k (p_k - y_k)**2, y one-hot.
-
-    With two classes it is twice the score of the one probability. 1 - p isn't formed by
-    subtraction, so that the square of 1e-9 comes out as such.
+    """Brier score, the mean over rows of sum_k (p_k - y_k)**2 with p = softmax(logits), y one-hot.
 
     Args:
         logits, labels, axis, where, weights: as in ``reliability_curve``.
@@ -258,8 +237,7 @@ def brier_score(
     Returns:
         A scalar in [0, 2], in float32 or wider; NaN if no row counts.
 
-    Accuracy: float32 2e-6 relative for gaps of at most 1, growing by 2 ulp for each unit.
-    Transforms: all, to any order, in logits and weights.
+    Accuracy: float32 2e-6 relative for gaps of at most 1, plus 2 ulp per unit of the gap beyond.
     Reference: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
 
     Example:

@@ -43,7 +43,7 @@ class TemperatureFit(NamedTuple):
 
 
 class VectorScalingFit(NamedTuple):
-    """A fitted line for each class: ``logits * fit.scale + fit.bias`` are calibrated.
+    """A scale and a bias for each class: ``logits * fit.scale + fit.bias`` are calibrated.
 
     Attributes:
         scale: [K].
@@ -57,10 +57,10 @@ class VectorScalingFit(NamedTuple):
 
 
 class PlattFit(NamedTuple):
-    """A fitted line: ``fit.slope * scores + fit.intercept`` are log-odds.
+    """A slope and an intercept: ``fit.slope * scores + fit.intercept`` are calibrated log-odds.
 
     Attributes:
-        slope: a scalar, above 0 where larger scores mean yes.
+        slope: a scalar, above 0 if larger scores are more often positive.
         intercept: a scalar.
         converged: whether they are the minimum.
     """
@@ -80,29 +80,23 @@ def fit_temperature(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> TemperatureFit:
-    """The temperature T at which softmax(logits / T) makes the labels likeliest.
-
-    Newton's method on 1 / T, in which the negative log likelihood is convex.
+    """Temperature scaling: the T that minimises the cross entropy of softmax(logits / T).
 
     Args:
-        logits: floating-point array of unnormalised log probabilities. A class at -inf stays
-            impossible, and so does one at -5e8 or less or the least number of its dtype, as masks
-            have it; as a label, or with +inf or NaN in the row, it makes the temperature NaN.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
-            the temperature NaN.
+        logits: unnormalised log probabilities of held-out rows, floating point. -5e8 or less counts
+            as -inf, an impossible class; as a label, or with +inf in its row, it gives NaN.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
         axis: dimension or dimensions that hold the classes.
         where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``. A negative one gives NaN.
+        weights: of the rows, at least 0; broadcasts to ``labels``.
 
     Returns:
-        A ``TemperatureFit`` in float32 or wider, ``logits / fit.temperature`` being calibrated.
-        ``converged`` is False where there is no minimum. If every row is right, sharper is always
-        better, and T is where the loss of all rows has become less than 1e-5 (float64: 1e-11). If
-        the labels' logits are on average no larger than the others, T is inf: all classes alike.
-        Without rows that count T is NaN.
+        A ``TemperatureFit`` in float32 or wider. ``converged`` is False where there is no minimum.
+        If all rows are right, T is where every loss is below 1e-5 (float64: 1e-11); if the labels'
+        logits are on average no larger than the others, inf. NaN without rows, or with bad ones.
 
     Accuracy: float32 1e-5 relative, float64 1e-11, for conditions like those of real classifiers.
-    Transforms: all, to any order, in logits and weights; a T without a minimum is a constant.
+    Transforms: a T without a minimum is a constant.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2.
 
     Example:
@@ -138,23 +132,20 @@ def fit_vector_scaling(
     weights: ArrayLike | None = None,
     l2: ArrayLike = 0.0,
 ) -> VectorScalingFit:
-    """The scale and bias of each class that make the labels likeliest under softmax(s z + b).
+    """Vector scaling: the scale s and bias b of each class that calibrate softmax(s z + b).
 
     Minimises sum_i w_i nll_i + l2 / 2 (|s - 1|**2 + |b|**2), with biases that sum to 0.
 
     Args:
-        logits, labels, axis, where, weights: as in ``fit_temperature``; what makes the temperature
-            NaN makes the fit NaN.
-        l2: pull towards s = 1 and b = 0, at least 0.
+        logits, labels, axis, where, weights: as in ``fit_temperature``.
+        l2: penalty, at least 0, which pulls towards s = 1 and b = 0.
 
     Returns:
-        A ``VectorScalingFit`` in float32 or wider. ``converged`` is False where there is no
-        minimum, as some class isn't among the labels or can be told apart without an error: the
-        numbers are then so large that the loss hardly changes. Logits that don't determine them, as
-        those of no rows or two classes at z and -z, give NaN. With l2 above 0 all is determined.
+        A ``VectorScalingFit`` in float32 or wider. If l2 is 0, ``converged`` is False where there
+        is no minimum, as for a class without labels or errors, or NaN where it isn't unique.
 
     Accuracy: float32 1e-4 of a standard error, float64 1e-10.
-    Transforms: all, to any order, in logits, weights and l2, where there is a minimum.
+    Transforms: differentiable where there is a minimum.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2.
 
     Example:
@@ -190,25 +181,22 @@ def fit_platt(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> PlattFit:
-    """Platt scaling: the line a s + b that turns binary scores into log-odds.
+    """Platt scaling: the slope and intercept that turn binary scores into log-odds.
 
-    A logistic regression whose targets are (n1 + 1) / (n1 + 2) for yes and 1 / (n0 + 2) for no,
-    with n1 and n0 the weights of both. So there is a minimum even if the scores make no mistake.
+    A logistic regression on targets of (n1 + 1) / (n1 + 2) for positive and 1 / (n0 + 2) for
+    negative labels, of weight n1 and n0, which has a minimum for separated scores too.
 
     Args:
-        scores: floating-point array of any numbers that are larger for a yes.
-        labels: in the shape of ``scores``: booleans, 0 or 1, or probabilities in [0, 1]. A value
-            outside gives NaN.
+        scores: floating-point array of any numbers that are larger for positive labels.
+        labels: in the shape of ``scores``: booleans, 0 or 1, or probabilities in [0, 1].
         where: boolean mask that broadcasts to ``scores``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``scores``. A negative one gives NaN.
+        weights: of the rows, at least 0; broadcasts to ``scores``.
 
     Returns:
-        A ``PlattFit`` in float32 or wider: ``fit.slope * scores + fit.intercept`` are log-odds, of
-        which ``sigmoid`` is the probability of yes. NaN, and not converged, if the scores are NaN,
-        infinite or all equal, or no row counts.
+        A ``PlattFit`` in float32 or wider; NaN, and not converged, if scores are NaN, infinite or
+        all equal, if a label or weight is out of range, or if no row counts.
 
     Accuracy: float32 1e-4 of a standard error, float64 1e-10.
-    Transforms: all, to any order, in scores, weights and floating-point labels.
     Reference: Platt, Probabilistic Outputs for Support Vector Machines (1999), section 2.2.
 
     Example:

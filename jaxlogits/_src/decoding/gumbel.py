@@ -135,5 +135,5 @@ def as_key(key: ArrayLike) -> Array:
         raise TypeError(f"key must be from jax.random, got {array.dtype}{list(array.shape)}")
     if array.ndim != (0 if is_new else 1):
         got = f"{array.dtype}{list(array.shape)}"
-        raise ValueError(f"key must be one key, got {got}: use jax.vmap for a key per row")
+        raise ValueError(f"key must be a single key, got {got}: use jax.vmap for a key per row")
     return array

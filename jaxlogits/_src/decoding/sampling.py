@@ -42,29 +42,21 @@ def sample(
     shape: tuple[int, ...] = (),
     temperature: ArrayLike = 1.0,
 ) -> Array:
-    """Draw classes from softmax(logits / temperature), independently for each row.
-
-    The largest of (z_k - max(z)) / T + g_k with Gumbel noise g, which reaches far enough for
-    probabilities down to 1e-12 to be drawn at their rate, whatever offset the logits have. In rows
-    of 512 classes or more a block of them is drawn by its sum first, and then one of its classes.
+    """Draw classes from the categorical distribution softmax(logits / temperature) of each row.
 
     Args:
         key: from ``jax.random``.
         logits: floating-point array. -inf is never drawn, a single +inf always.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
-        shape: of several draws from each row, a tuple of ints.
-        temperature: T, at least 0, a number or one for each row, in the shape of ``logits`` without
-            ``axis``. 0 takes the first of the largest logits, 1 changes nothing, and at infinity
-            all possible classes are equal.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
+        shape: for several draws from each row, a tuple of ints.
+        temperature: T, at least 0, a number or one per row. At 0 the first of the largest logits is
+            taken (greedy), at infinity all possible classes are equally likely.
 
     Returns:
         int32 class indices: ``shape`` followed by the shape of ``logits`` without ``axis``. -1, for
-        which losses are NaN, if a row has no class to draw, NaN, or more than one +inf, or if a
-        traced temperature is below 0.
+        which losses are NaN, where nothing can be drawn: no class, NaN, several +inf, T < 0.
 
-    Accuracy: each class at its probability within 1e-5, relatively, and 1e-14.
-    Transforms: all; a class has no derivative.
+    Accuracy: each class at its probability to a relative 1e-5 plus an absolute 1e-14.
     Reference: Maddison et al., A* Sampling (2014), section 2.
 
     Example:
@@ -88,23 +80,17 @@ def sample_with_log_prob(
     shape: tuple[int, ...] = (),
     temperature: ArrayLike = 1.0,
 ) -> tuple[Array, Array]:
-    """Draw classes as ``sample`` does, and return the log probability of each draw.
-
-    For policy gradients: the log probability is that of softmax(logits / temperature), and
-    differentiable.
+    """Draw classes as ``sample`` does, with the log probability of each draw, for policy gradients.
 
     Args:
         key, logits, axis, where, axis_name, shape: as in ``sample``.
         temperature: T, at least 0, as in ``sample``. At 0 the log probability is 0.
 
     Returns:
-        int32 class indices, and their log probabilities in float32 or wider: both ``shape``
-        followed by the shape of ``logits`` without ``axis``. -1 and NaN, also in the derivatives,
-        where nothing can be drawn.
+        int32 class indices, and their log probabilities in float32 or wider, both ``shape``
+        followed by the shape of ``logits`` without ``axis``. -1 and NaN where nothing can be drawn.
 
-    Accuracy: log probabilities float32 5 ulp where the gaps between logits are exact; the classes
-        as in ``sample``.
-    Transforms: all, to any order, of the log probability, in logits and temperature.
+    Accuracy: log probabilities float32 5 ulp where the gaps are exact; classes as in ``sample``.
 
     Example:
         >>> key, logits = jax.random.key(0), jnp.array([0.0, 20.0])
@@ -134,24 +120,19 @@ def sample_without_replacement(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Draw k different classes, one after the other from the softmax of those that are left.
-
-    The k largest of z_k + g_k with Gumbel noise g, in that order. The sums are compared to the last
-    bit of the noise, so that those far below the first are drawn at their rates, too.
+    """Gumbel top-k: draw k different classes, each from the softmax of those that are left.
 
     Args:
         key: from ``jax.random``.
         logits: floating-point array. -inf is never drawn, a single +inf always first.
         k: how many, from 1 to the number of classes, known while tracing.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is never drawn.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         int32 class indices in the order of the draws: the shape of ``logits`` without ``axis``,
-        followed by k. -1 when no class is left; a row with NaN or more than one +inf is all -1.
+        followed by k. -1 when no class is left; a row with NaN or several +inf is all -1.
 
-    Accuracy: each order at its probability within 1e-5, relatively, and 1e-14.
-    Transforms: all; a class has no derivative.
+    Accuracy: each order at its probability to a relative 1e-5 plus an absolute 1e-14.
     Reference: Kool et al., Stochastic Beams and Where to Find Them (2019), section 2.3.
 
     Example:
@@ -183,26 +164,19 @@ def gumbel_softmax(
     temperature: ArrayLike = 1.0,
     hard: bool = False,
 ) -> Array:
-    """A differentiable draw, softmax((z + g) / temperature) with Gumbel noise g.
-
-    As the temperature falls it tends to a one-hot draw from softmax(z), and its gradient's variance
-    grows. With ``hard`` the value is the one-hot draw itself while every derivative is that of the
-    soft one: the straight-through estimator.
+    """A differentiable sample, softmax((z + g) / temperature) with Gumbel noise g.
 
     Args:
         key: from ``jax.random``.
-        logits: floating-point array. -inf has probability 0, a single +inf takes it all.
-        axis, where, axis_name: as in ``softmax``.
-        temperature: above 0, a number or one for each row, in the shape of ``logits`` without
-            ``axis``. One that is traced and isn't makes its row NaN.
-        hard: True or False, whether the value is one-hot.
+        logits: floating-point array.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
+        temperature: above 0, a number or one per row; lower is closer to one-hot.
+        hard: True for a one-hot value with the derivatives of the soft one (straight-through).
 
     Returns:
-        The shape and dtype of ``logits``: probabilities of the classes, 0 where they are masked.
-        NaN for a row without a class to draw, with NaN, or with more than one +inf.
+        The shape and dtype of ``logits``, 0 where masked; NaN in a row without a class to draw.
 
     Accuracy: float32 5 ulp of 1, for the noise that was drawn.
-    Transforms: all, to any order, in logits and temperature.
     Reference: Jang et al., Categorical Reparameterization with Gumbel-Softmax (2017), equation 2.
 
     Example:

@@ -18,23 +18,17 @@ from jaxlogits._src.rows.rows import rows_of, spoiled
 
 @program(cap=Option(Range(above=0)))
 def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
-    """Bound the logits smoothly, cap tanh(z / cap).
-
-    Small logits stay as they are. The derivative 1 - tanh(z / cap)**2 is not computed as such,
-    which is 0 as soon as z is 9 times the cap.
+    """Bound the logits smoothly (logit softcapping), cap tanh(z / cap); small ones hardly change.
 
     Args:
-        logits: floating-point array. -inf, a removed class, stays -inf; +inf gives cap.
-        cap: bound, above 0, a number or one for each row, in the shape of ``logits`` without the
-            last axis; infinity bounds nothing. One that is traced and isn't above 0 makes its row
-            NaN.
+        logits: floating-point array ``[..., K]``; -inf (a removed class) stays, +inf gives cap.
+        cap: bound, above 0, a number or one per row ``[...]``; infinity for no bound.
 
     Returns:
         The shape and dtype of ``logits``, in [-cap, cap] or -inf.
 
     Accuracy: float32 4 ulp; bfloat16 and float16 0.501 ulp. The float32 derivative 4 + 3 |z| / cap
         ulp, from the rounding of z / cap.
-    Transforms: all, to any order, in logits and cap.
     Reference: Gemma Team, Gemma 2 (2024), section 2.
 
     Example:
@@ -97,26 +91,19 @@ def apply_temperature(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Divide the logits by a temperature, z / T, with the limit at 0: only the maximum is left.
-
-    For a temperature that may be 0, or so small that the quotient overflows, or differs from row to
-    row, as in a batch of requests. Where the row's maximum over T is beyond the dtype the result is
-    (z - max(z)) / T instead, which softmax can't tell from z / T, and whose limit is that at 0.
+    """Divide logits by a temperature, z / T, which may be 0: only the maximum is left (greedy).
 
     Args:
         logits: floating-point array. -inf stays -inf; NaN makes its row NaN where T is 0.
-        temperature: T, at least 0, a number or one for each row, in the shape of ``logits`` without
-            ``axis``. At 0 the maximum, or each that ties with it, becomes 0 and everything else
-            -inf; 1 changes nothing, and at infinity all that is finite becomes 0. A traced one
-            below 0 makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        temperature: T, at least 0, a number or one per row. At 0 the largest logits become 0 and
+            all others -inf; where z / T overflows it is (z - max(z)) / T.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
-        The shape and dtype of ``logits``, -inf where a class is masked.
+        The shape and dtype of ``logits``; masked classes are -inf.
 
     Accuracy: float32 1.5 ulp, derivative 1.5; bfloat16 and float16 0.501 ulp.
-    Transforms: all, to any order, in logits and temperature. Where T is 0 derivatives are 0.
+    Transforms: derivatives are 0 where T is 0.
 
     Example:
         >>> logits = jnp.array([[1.0, 2.0], [1.0, 2.0]])
@@ -143,26 +130,18 @@ def _at_temperature(logits: Array, scale: Array, greatest: float, axis_name: Axi
 
 @program(penalty=Option(Range(above=0)))
 def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike) -> Array:
-    """Make classes less likely that were drawn before: z / penalty if z > 0, else z * penalty.
-
-    The rule of CTRL. It depends on where the logits' zero is, which softmax doesn't see: give it
-    the model's own logits, before a temperature or anything else.
+    """Repetition penalty on classes drawn before: z / penalty if z > 0, else z * penalty.
 
     Args:
-        logits: floating-point array ``[..., K]``. Infinite ones stay, and finite ones stay finite:
-            at most the largest number of their dtype.
-        counts: how often each class was drawn, integers or booleans in a shape that broadcasts to
-            that of ``logits``; only whether it is 0 matters. Token ids ``[..., T]`` become
-            counts by ``jax.nn.one_hot(ids, K, dtype=int).sum(-2)``, which passes over ids outside
-            [0, K), such as a -1 where the buffer isn't filled yet.
-        penalty: above 0, a number or one for each row, in the shape of ``logits`` without the last
-            axis; 1 changes nothing. One that is traced and isn't above 0 makes its row NaN.
+        logits: ``[..., K]``, the model's own, before a temperature: the rule depends on where 0 is.
+        counts: integers or booleans that broadcast to ``logits``, nonzero for classes drawn before.
+            For token ids, padded with -1, they are ``jax.nn.one_hot(ids, K, dtype=int).sum(-2)``.
+        penalty: above 0, a number or one per row ``[...]``; 1 changes nothing.
 
     Returns:
         The shape and dtype of ``logits``.
 
     Accuracy: float32 1.5 ulp, derivative 1.5; bfloat16 and float16 0.501 ulp.
-    Transforms: all, to any order, in logits and penalty.
     Reference: Keskar et al., CTRL (2019), section 4.1.
 
     Example:
@@ -190,23 +169,17 @@ def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike
 def adjust_prior(logits: ArrayLike, source_prior: ArrayLike, target_prior: ArrayLike) -> Array:
     """Logits under other class frequencies, z + log(target_prior) - log(source_prior).
 
-    By Bayes' rule: a classifier that has learnt from data where classes have ``source_prior`` gives
-    the right probabilities where they have ``target_prior``. From a long tail to a uniform prior it
-    is post-hoc logit adjustment; from a uniform to the training prior, inside the loss, the logit
-    adjusted loss.
+    Bayes' rule for label shift. For long-tailed data it is post-hoc logit adjustment (to a uniform
+    prior) or, inside the loss, the logit-adjusted loss (from a uniform prior to that of the data).
 
     Args:
-        logits: floating-point array. -inf stays -inf.
-        source_prior: frequencies of the classes, at least 0, in a shape that broadcasts to that of
-            ``logits``; a constant factor doesn't matter to softmax, so that counts will do.
-        target_prior: likewise. 0 removes the class.
+        logits: floating-point array.
+        source_prior, target_prior: class frequencies or counts; they broadcast to ``logits``.
 
     Returns:
-        The shape and dtype of ``logits``. NaN for a negative frequency, and where a class is 0 in
-        the source alone: nothing is known of it.
+        The shape and dtype of ``logits``; -inf where the target is 0, NaN where only the source is.
 
     Accuracy: float32 2 ulp of the largest of the three terms; bfloat16 and float16 0.501 ulp.
-    Transforms: all, to any order, in all three.
     Reference: Menon et al., Long-Tail Learning via Logit Adjustment (2021), section 4.
 
     Example:

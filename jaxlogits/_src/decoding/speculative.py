@@ -1,4 +1,4 @@
-"""Speculative decoding: what a draft model proposed, accepted so often that nobody can tell.
+"""Speculative decoding: drafts of a small model, accepted or replaced as the target model requires.
 
 A draft x from q is accepted with probability min(1, p(x) / q(x)). If it isn't, a class is drawn
 from what p has more than q, max(p - q, 0), which makes up exactly what is missing. Both come from
@@ -36,31 +36,26 @@ def speculative_sample(
     temperature: ArrayLike = 1.0,
     axis_name: AxisName = None,
 ) -> tuple[Array, Array]:
-    """Draw classes from a target model with the help of drafts: their distribution is the target's.
+    """Speculative decoding: draw classes from the target model with the help of a draft model.
 
-    Draft x is accepted with probability min(1, p(x) / q(x)); the first that isn't is replaced by a
-    class from max(p - q, 0), normalised; after S accepted ones comes one from the target's last
-    row. Both probabilities come from log q - log p, which doesn't cancel where p and q are close.
+    Draft x is accepted with probability min(1, p(x) / q(x)). The first that isn't is replaced by a
+    class from max(p - q, 0); if all are accepted, one from the target's last row follows.
 
     Args:
-        key: from ``jax.random``, another one than the drafts were drawn with.
-        draft_classes: x, integers ``[S]``, drawn from softmax(draft_logits / temperature), or -1
-            where there is none. One that can't have been, with q(x) = 0, counts as none. Where
-            there is none the class is drawn from p itself.
-        draft_logits: ``[S, K]``, for q: those that the drafts were drawn from, after whatever
-            shaping. For a draft without a model, such as an n-gram's, one-hot ones of 0 and -inf.
-        target_logits: ``[S + 1, K]``, for p, after the target's shaping; the row of a draft is what
-            the target says of its place.
-        temperature: T, at least 0, of both. 0 accepts the drafts that are the first of the target's
-            largest logits.
+        key: from ``jax.random``, not the one that the drafts were drawn with.
+        draft_classes: x, integers ``[S]`` from softmax(draft_logits / temperature). For -1 (no
+            draft), or if q(x) = 0, a class is drawn from p.
+        draft_logits: ``[S, K]``, for q, as the drafts were drawn from them, after all shaping. For
+            drafts without a model, such as an n-gram's, 0 at the class and -inf elsewhere.
+        target_logits: ``[S + 1, K]``, for p, after the target's shaping, a row for each place.
+        temperature: T, at least 0, for both. 0 is greedy.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
-        int32 classes ``[S + 1]``, the accepted drafts, one more, and then -1, and the number of
-        accepted drafts. The one more is -1 if its row has no class to draw, NaN, or two +inf.
+        int32 classes ``[S + 1]`` (the accepted drafts, one more class, then -1) and the number of
+        accepted drafts. The one more is -1 if its row has no class, NaN or several +inf.
 
-    Accuracy: probabilities within 1e-5, relatively, also where p and q differ by 1e-6.
-    Transforms: all, ``vmap`` over requests with keys and temperatures; classes have no derivative.
+    Accuracy: probabilities to a relative 1e-5, also where p and q differ by 1e-6.
     Reference: Leviathan et al., Fast Inference via Speculative Decoding (2023), algorithm 1.
 
     Example:

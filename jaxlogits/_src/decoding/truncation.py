@@ -34,22 +34,17 @@ def keep_top_k(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Keep the k likeliest classes and those that tie with the last of them.
-
-    The threshold is found by bisection over the floating-point numbers, without a sort.
+    """Top-k: keep the k likeliest classes, and those that tie with the last of them.
 
     Args:
-        logits: floating-point array. -inf stays -inf; NaN makes its row NaN.
-        k: at least 1, a number or one for each row, in the shape of ``logits`` without ``axis``.
-            The number of classes, or more, keeps all. A traced one below 1 makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean mask that broadcasts to ``logits``; a masked class is removed.
+        logits: floating-point array; what is kept doesn't change.
+        k: at least 1, an integer or one per row; K or more keeps all classes.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
-        The shape and dtype of ``logits``, -inf where a class is removed.
+        The shape and dtype of ``logits``; removed and masked classes are -inf.
 
     Accuracy: exact.
-    Transforms: all, to any order, in the logits.
 
     Example:
         >>> jl.keep_top_k(jnp.array([1.0, 3.0, 2.0, 2.0]), 2)
@@ -73,24 +68,17 @@ def keep_top_p(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Keep the fewest likeliest classes whose probability is at least p: nucleus sampling.
-
-    The classes that are cut off add up to at most 1 - p. Their sum is compared, not that of the
-    kept ones, so that it is exact for p close to 1. The cut is found by bisection, without a sort.
+    """Top-p (nucleus): keep the fewest likeliest classes whose total probability is at least p.
 
     Args:
-        logits: floating-point array. -inf stays -inf, a single +inf is all that is kept; two of
-            them, or NaN, make their row NaN.
-        p: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps the likeliest,
-            1 all.
-        axis, where, axis_name: as in ``keep_top_k``.
+        logits: floating-point array.
+        p: in [0, 1], a number or one per row; 0 keeps the likeliest class, 1 all.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
-        The shape and dtype of ``logits``, -inf where a class is removed. Classes that tie with the
-        last are kept.
+        The shape and dtype of ``logits``; removed and masked classes are -inf, ties are kept.
 
-    Accuracy: the set is that of exact sums for a p not within 1e-6 of where it changes.
-    Transforms: all, to any order, in the logits.
+    Accuracy: the set is that of exact sums unless it would change within 1e-6 of p.
     Reference: Holtzman et al., The Curious Case of Neural Text Degeneration (2020), section 3.1.
 
     Example:
@@ -115,23 +103,17 @@ def keep_typical(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Keep the classes whose surprise is closest to the entropy, up to a probability of ``mass``.
-
-    The fewest classes of the smallest | -log p_k - entropy | whose probabilities add up to at least
-    ``mass``. That leaves out rare classes and, where the row is undecided, one that stands out.
+    """Locally typical sampling: keep the classes whose surprise, -log p, is closest to the entropy.
 
     Args:
-        logits: as in ``keep_top_p``.
-        mass: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps the most
-            typical class, 1 all.
-        axis, where, axis_name: as in ``keep_top_k``.
+        logits: floating-point array.
+        mass: in [0, 1], the least total probability to keep, a number or one per row; 1 keeps all.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
-        The shape and dtype of ``logits``, -inf where a class is removed. The likeliest class may
-        be, but never all; equally typical ones are kept together.
+        The shape and dtype of ``logits``; removed and masked classes are -inf, ties are kept.
 
-    Accuracy: the set is that of exact sums for a mass not within 1e-6 of where it changes.
-    Transforms: all, to any order, in the logits.
+    Accuracy: the set is that of exact sums unless it would change within 1e-6 of the mass.
     Reference: Meister et al., Locally Typical Sampling (2023), section 4.
 
     Example:
@@ -159,21 +141,17 @@ def keep_min_p(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Keep the classes that are at least p times as likely as the likeliest.
-
-    z_k >= max(z) + log(p): a bar that rises with how sure the row is.
+    """Min-p: keep the classes at least p times as likely as the likeliest, z_k >= max(z) + log(p).
 
     Args:
-        logits: as in ``keep_top_k``; +inf is all that is kept.
-        p: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps all, 1 the
-            likeliest.
-        axis, where, axis_name: as in ``keep_top_k``.
+        logits: floating-point array.
+        p: in [0, 1], a number or one per row; 0 keeps all classes, 1 the likeliest.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
-        The shape and dtype of ``logits``, -inf where a class is removed.
+        The shape and dtype of ``logits``; removed and masked classes are -inf.
 
-    Accuracy: a class is kept rightly unless its ratio is within 1e-6 of p, relatively.
-    Transforms: all, to any order, in the logits.
+    Accuracy: right for all classes whose ratio isn't within a relative 1e-6 of p.
     Reference: Nguyen et al., Turning Up the Heat: Min-p Sampling (2024), section 4.
 
     Example:
@@ -196,23 +174,17 @@ def keep_top_n_sigma(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Keep the classes whose logit is at most n standard deviations below the largest.
-
-    z_k >= max(z) - n sigma, with sigma over the classes that are there: not masked, not -inf. A
-    temperature divides both sides, so that it doesn't change what is kept.
+    """Top-n-sigma: keep logits within n standard deviations of the maximum, z_k >= m - n sigma.
 
     Args:
-        logits: floating-point array. -inf stays -inf and isn't part of sigma; +inf is all that is
-            kept; NaN makes its row NaN.
-        n: at least 0, a number or one for each row, as k of ``keep_top_k``; 0 keeps the likeliest,
-            infinity all.
-        axis, where, axis_name: as in ``keep_top_k``.
+        logits: floating-point array; sigma leaves out masked classes and -inf.
+        n: at least 0, a number or one per row; 0 keeps the likeliest class, infinity all.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
-        The shape and dtype of ``logits``, -inf where a class is removed.
+        The shape and dtype of ``logits``; removed and masked classes are -inf.
 
-    Accuracy: a class is kept rightly unless its gap is within 1e-6 of the bar, relatively.
-    Transforms: all, to any order, in the logits.
+    Accuracy: right for all classes whose gap isn't within a relative 1e-6 of n sigma.
     Reference: Tang et al., Top-n-sigma: Not All Logits Are You Need (2024), section 3.
 
     Example:
@@ -238,18 +210,17 @@ def keep_epsilon(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Keep the classes whose probability is at least epsilon, and the likeliest whatever it has.
+    """Epsilon sampling: keep the classes with a probability of at least epsilon, and the likeliest.
 
     Args:
-        logits: as in ``keep_top_p``.
-        epsilon: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps all.
-        axis, where, axis_name: as in ``keep_top_k``.
+        logits: floating-point array.
+        epsilon: in [0, 1], a number or one per row; 0 keeps all classes.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
-        The shape and dtype of ``logits``, -inf where a class is removed.
+        The shape and dtype of ``logits``; removed and masked classes are -inf.
 
-    Accuracy: a class is kept rightly unless its probability is within 1e-6 of epsilon, relatively.
-    Transforms: all, to any order, in the logits.
+    Accuracy: right for all classes whose probability isn't within a relative 1e-6 of epsilon.
     Reference: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022), section 4.3.
 
     Example:
@@ -272,20 +243,17 @@ def keep_eta(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Keep the classes of at least eta = min(epsilon, sqrt(epsilon) exp(-entropy)).
-
-    As ``keep_epsilon``, with a bar that falls where the row is undecided.
+    """Eta sampling: keep p_k >= eta = min(epsilon, sqrt(epsilon) exp(-entropy)), and the likeliest.
 
     Args:
-        logits: as in ``keep_top_p``.
-        epsilon: in [0, 1], a number or one for each row, as k of ``keep_top_k``; 0 keeps all.
-        axis, where, axis_name: as in ``keep_top_k``.
+        logits: floating-point array.
+        epsilon: in [0, 1], a number or one per row; 0 keeps all classes.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
-        The shape and dtype of ``logits``, -inf where a class is removed; the likeliest one stays.
+        The shape and dtype of ``logits``; removed and masked classes are -inf.
 
-    Accuracy: a class is kept rightly unless its probability is within 1e-5 of eta, relatively.
-    Transforms: all, to any order, in the logits.
+    Accuracy: right for all classes whose probability isn't within a relative 1e-5 of eta.
     Reference: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022), section 4.3.
 
     Example:

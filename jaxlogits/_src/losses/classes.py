@@ -47,28 +47,24 @@ def softmax_cross_entropy(
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
 ) -> Array:
-    """Cross entropy between dense targets and softmax(logits), -sum_k t_k log p_k.
+    """Cross entropy of dense targets (one-hot or soft) and softmax(logits), -sum_k t_k log p_k.
 
     With options: -sum_k w_k t'_k log p_k + z_loss * logsumexp(z)**2, t' = (1 - eps) t + eps / K.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: targets of the same shape, weights of the classes: they need not sum to 1, and the
-            loss is linear in them, below 0 too.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
-            the result it masks rows. A masked class's target is left out; a row that is masked as a
-            whole costs 0.
-        label_smoothing: eps in [0, 1), one or one for each row, spread over classes that count.
-        class_weights: w, ``[K]``, at least 0; the loss is linear in them.
+        logits: unnormalised log probabilities, floating point.
+        labels: targets t, in the shape of ``logits``; they need not sum to 1.
+        axis, axis_name: dimensions and mesh axes of the classes, as in ``softmax``.
+        where: boolean mask of classes, which broadcasts to ``logits``, or of rows, whose loss is 0.
+        label_smoothing: eps in [0, 1), a number or one per row, spread over the classes that count.
+        class_weights: w, ``[K]``, at least 0.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
     Returns:
-        One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider.
+        One loss per row: the shape of ``logits`` without ``axis``, in float32 or wider.
 
-    Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. With soft
-        labels or options, terms of both signs may cancel in the derivative.
-    Transforms: all, to any order, in logits, labels, class_weights and float options.
+    Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. For one-hot labels
+        without options; otherwise terms of the derivative may cancel.
 
     Example:
         >>> jl.softmax_cross_entropy(jnp.array([20.0, 0.0]), jnp.array([1.0, 0.0]))
@@ -97,29 +93,26 @@ def softmax_cross_entropy_with_integer_labels(
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
 ) -> Array:
-    """Cross entropy between integer labels and softmax(logits), -log p_y.
+    """Cross entropy of integer labels and softmax(logits), -log p_y.
 
     With options: -sum_k w_k t_k log p_k + z_loss * logsumexp(z)**2, where t is 1 - eps at the label
-    plus eps / K everywhere. Without them it is log1p of the sum of exp(z_j - z_y) over j != y where
-    the label has the largest logit: 2e-9 at a margin of 20, where log(1 + 2e-9) would be 0.
+    plus eps / K everywhere. To ignore an index (ignore_index), use ``where=labels != -100``.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. For several axes
-            they index the classes flattened in that order. One outside makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
-            the result it masks rows. A masked label costs +inf, a row that is masked as a whole 0.
-        label_smoothing: eps in [0, 1), one or one for each row, spread over classes that count.
-        class_weights: w, ``[K]``, at least 0; the loss is linear in them.
+        logits: unnormalised log probabilities, floating point.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. Several axes are
+            flattened in the order given.
+        axis, axis_name: dimensions and mesh axes of the classes, as in ``softmax``.
+        where: boolean mask of classes, which broadcasts to ``logits``, or of rows, whose loss is 0.
+        label_smoothing: eps in [0, 1), a number or one per row, spread over the classes that count.
+        class_weights: w, ``[K]``, at least 0.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
     Returns:
-        One loss per example: the shape of ``labels``, in float32 or wider.
+        The shape of ``labels``, in float32 or wider; +inf if the label's class is masked.
 
-    Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. With options,
-        terms of both signs may cancel in the derivative.
-    Transforms: all, to any order, in logits, class_weights and float options.
+    Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. Without options;
+        otherwise terms of the derivative may cancel.
 
     Example:
         >>> jl.softmax_cross_entropy_with_integer_labels(jnp.array([20.0, 0.0]), jnp.array(0))
@@ -155,10 +148,9 @@ def softmax_focal_loss_with_integer_labels(
     class_weights: ArrayLike | None = None,
     gamma: ArrayLike = 2.0,
 ) -> Array:
-    """Focal loss, -(1 - p_y)**gamma log p_y: cross entropy that counts easy examples less.
+    """Multiclass focal loss, -(1 - p_y)**gamma log p_y: easy examples count less.
 
-    With options: -sum_k w_k t_k (1 - p_k)**gamma log p_k, where t is 1 - eps at the label plus
-    eps / K everywhere. From L = -log p alone, as L (-expm1(-L))**gamma: 1 - p doesn't cancel.
+    With options: -sum_k w_k t_k (1 - p_k)**gamma log p_k, t as in the cross entropy.
 
     Args:
         logits, labels, axis, where, axis_name, label_smoothing, class_weights: as in
@@ -166,10 +158,10 @@ def softmax_focal_loss_with_integer_labels(
         gamma: focusing parameter, at least 0; 0 is the cross entropy.
 
     Returns:
-        One loss per example: the shape of ``labels``, in float32 or wider.
+        One loss per row: the shape of ``labels``, in float32 or wider.
 
     Accuracy: float32 8 ulp of the result where the gaps are exact, derivative 8. For gamma up to 2.
-    Transforms: all, in all floats, to the order to which L**gamma can be differentiated.
+    Transforms: derivatives to the order that L**gamma has in the cross entropy L.
     Reference: Lin et al., Focal Loss for Dense Object Detection (2017), equation 4.
 
     Example:
@@ -205,17 +197,14 @@ def poly_loss_cross_entropy(
     """Poly-1 loss, cross entropy + epsilon * sum_k t_k (1 - p_k).
 
     Args:
-        logits: floating-point array of unnormalised log probabilities.
-        labels: targets of the same shape, weights of the classes: the loss is linear in them.
-        axis, where, axis_name: as in ``softmax_cross_entropy``.
+        logits, labels, axis, where, axis_name: as in ``softmax_cross_entropy``.
         epsilon: weight of the first term of cross entropy's expansion in 1 - p, at least -1.
 
     Returns:
-        One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider.
+        One loss per row: the shape of ``logits`` without ``axis``, in float32 or wider.
 
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. For one-hot labels
-        and epsilon of at least 0; otherwise terms of both signs may cancel.
-    Transforms: all, to any order, in logits, labels and epsilon.
+        and epsilon of at least 0.
     Reference: Leng et al., PolyLoss (2022), equation 6.
 
     Example:

@@ -36,22 +36,14 @@ def entropy(
 ) -> Array:
     """Entropy of softmax(logits) in nats, -sum_k p_k log p_k.
 
-    Computed as log1p(rest) + sum_k p_k (m - z_k) with the maximum m and the sum of exp(z_k - m)
-    over all classes but one maximum: no term is negative, so that 1e-20 comes out as such.
-
     Args:
-        logits: floating-point array of unnormalised log probabilities. -inf adds nothing; a single
-            +inf has entropy 0; two of them, or NaN, make their row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
-            the result it masks rows.
+        logits: unnormalised log probabilities, floating point.
+        axis, where, axis_name: dimensions, mask and mesh axes, as in ``softmax_cross_entropy``.
 
     Returns:
-        One entropy per row: the shape of ``logits`` without ``axis``, in float32 or wider; never
-        negative. A row of -inf alone is NaN, one that is masked as a whole 0.
+        The shape of ``logits`` without ``axis``, in float32 or wider.
 
-    Accuracy: float32 5 ulp for gaps of at most 1, growing by 1 ulp for each unit of the gap.
-    Transforms: all, to any order. The gradient is -p_k (log p_k + entropy), 0 where p_k is 0.
+    Accuracy: float32 5 ulp for gaps of at most 1, plus 1 ulp per unit of the gap beyond.
 
     Example:
         >>> jl.entropy(jnp.array([[0.0, 0.0], [50.0, 0.0]]))
@@ -75,26 +67,16 @@ def softmax_kl_divergence(
 ) -> Array:
     """Kullback–Leibler divergence of two softmaxes, KL(p || q) = sum_k p_k log(p_k / q_k).
 
-    Computed as log1p(sum_k p_k phi(d_k)), phi(d) = exp(d) - 1 - d, with the differences
-    d = logits_q - logits_p less their mean under p: no term is negative and none cancels another.
-
     Args:
-        logits_p: floating-point array, unnormalised log probabilities of p. A single +inf takes all
-            of the probability; two of them, or NaN, make their row NaN.
-        logits_q: the same for q, in the shape of ``logits_p``.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to the logits. With the rank of
-            the result it masks rows.
+        logits_p: unnormalised log probabilities of p, floating point.
+        logits_q: those of q, in the shape of ``logits_p``.
+        axis, where, axis_name: dimensions, mask and mesh axes, as in ``softmax_cross_entropy``.
 
     Returns:
-        One divergence per row: the shape of the logits without ``axis``, in float32 or wider; never
-        negative. A class with p = 0 adds nothing. One with q = 0 < p makes it +inf, with gradient
-        q - p in ``logits_q`` and 0 in ``logits_p``. A row of -inf alone in either is NaN, and 0
-        where all of it is masked.
+        The shape of the logits without ``axis``, in float32 or wider; +inf if q = 0 < p.
 
-    Accuracy: float32 5e-7 relative for nearly equal rows, however small the result; else growing
-        by 1 ulp for each unit of the gaps. The gradients are as accurate.
-    Transforms: all, to any order, in both.
+    Accuracy: float32 5e-7 relative for nearly equal rows, else 1 ulp more per unit of the gaps; the
+        same for gradients.
 
     Example:
         >>> jl.softmax_kl_divergence(jnp.array([0.0, 1.0]), jnp.array([0.0, 1.00001]))
@@ -119,21 +101,15 @@ def jensen_shannon_divergence(
 ) -> Array:
     """Jensen–Shannon divergence, w KL(p || m) + (1 - w) KL(q || m) with m = w p + (1 - w) q.
 
-    Computed as a sum over classes of terms that are not negative, from q - p, which keeps its
-    digits where the two are nearly equal.
-
     Args:
         logits_p, logits_q, axis, where, axis_name: as in ``softmax_kl_divergence``.
         weight: w in [0, 1], the share of p in the mixture; at both ends the divergence is 0.
 
     Returns:
-        One divergence per row: the shape of the logits without ``axis``, in float32 or wider; at
-        least 0 and, at weight 0.5, at most log(2), which it is for softmaxes that share no class.
-        A row of -inf alone in either is NaN, and 0 where all of it is masked.
+        The shape of the logits without ``axis``, in float32 or wider; at most log(2) at weight 0.5.
 
-    Accuracy: float32 1e-6 relative for nearly equal rows, else growing by 1 ulp for each unit of
-        the gaps. The gradients are as accurate.
-    Transforms: all, to any order, in both logits and weight.
+    Accuracy: float32 1e-6 relative for nearly equal rows, else 1 ulp more per unit of the gaps; the
+        same for gradients.
     Reference: Lin, Divergence Measures Based on the Shannon Entropy (1991), equation 4.1.
 
     Example:
@@ -159,19 +135,14 @@ def total_variation(
 ) -> Array:
     """Total variation distance of two softmaxes, sum_k |p_k - q_k| / 2.
 
-    The most by which the two can differ in the probability of any set of classes; 1 minus the rate
-    at which a draft from q is accepted as one from p.
-
     Args:
         logits_p, logits_q, axis, where, axis_name: as in ``softmax_kl_divergence``.
 
     Returns:
-        One distance in [0, 1] per row: the shape of the logits without ``axis``, in float32 or
-        wider. A row of -inf alone in either is NaN, and 0 where all of it is masked.
+        The shape of the logits without ``axis``, in float32 or wider, in [0, 1].
 
-    Accuracy: float32 5e-7 relative for nearly equal rows, else growing by 1 ulp for each unit of
-        the gaps.
-    Transforms: all, to any order, in both; a class with p = q counts with slope 0.
+    Accuracy: float32 5e-7 relative for nearly equal rows, else 1 ulp more per unit of the gaps.
+    Transforms: a class with p = q has slope 0.
 
     Example:
         >>> jl.total_variation(jnp.array([0.0, 1.0]), jnp.array([0.0, -1.0])).round(4)
@@ -200,26 +171,19 @@ def softmax_cross_entropy_with_teacher_logits(
     axis_name: AxisName = None,
     temperature: ArrayLike = 1.0,
 ) -> Array:
-    """Distillation's cross entropy, -T**2 sum_k t_k log p_k with t = softmax(teacher_logits / T).
-
-    p is softmax(logits / T). The factor T**2 keeps the gradients of one size for every T, as they
-    shrink with 1 / T**2. Computed as T (sum_k t_k (max(z) - z_k) + T log sum_k exp(..)), where
-    nothing overflows at a small T. The gradient T (p - t) is right where the student is almost the
-    teacher.
+    """Distillation loss, -T**2 sum_k t_k log p_k, from two softmaxes at temperature T.
 
     Args:
-        logits: the student's, as in ``softmax_kl_divergence``.
-        teacher_logits: the teacher's, in the shape of ``logits``.
+        logits: the student's, floating point; p = softmax(logits / T).
+        teacher_logits: the teacher's, in the shape of ``logits``; t = softmax(teacher_logits / T).
         axis, where, axis_name: as in ``softmax_kl_divergence``.
-        temperature: T, above 0; one that is traced and isn't gives NaN.
+        temperature: T, above 0. The factor T**2 makes up for gradients that shrink with 1 / T**2.
 
     Returns:
-        One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider. A class
-        with t = 0 adds nothing. One with p = 0 < t makes it +inf, with a gradient of 0 in
-        ``teacher_logits``. A row of -inf alone in either is NaN, and 0 where all of it is masked.
+        The shape of ``logits`` without ``axis``, in float32 or wider; +inf where p = 0 < t.
 
-    Accuracy: float32 5 ulp for gaps of at most 1, growing by 1 ulp for each unit of the gap.
-    Transforms: all, to any order, in both logits and temperature.
+    Accuracy: float32 5 ulp for gaps of at most 1, plus 1 ulp per unit of the gap beyond. The
+        gradient keeps its digits where the student is close to the teacher.
     Reference: Hinton et al., Distilling the Knowledge in a Neural Network (2015), section 2.
 
     Example:

@@ -30,22 +30,17 @@ def sparsemax(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Euclidean projection of the logits onto the probabilities, p_i = max(z_i - tau, 0).
-
-    tau makes the row sum to 1. It is found by Newton's method, without a sort: a few passes.
+    """Sparse softmax, the Euclidean projection onto the simplex: max(z_i - tau, 0), with sum 1.
 
     Args:
-        logits: floating-point array. A single +inf takes all of the probability; two of them, or
-            NaN, make their row NaN; -inf has probability 0.
-        axis, where, axis_name: as in ``softmax``.
+        logits: floating-point array.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
-        The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
-        whole. A row of -inf alone is NaN. A class with z = tau, on the edge of the support, is 0
-        and counts as outside: its derivative is 0.
+        The shape and dtype of ``logits``; masked classes are 0.
 
     Accuracy: float32 3e-7, of 1.
-    Transforms: all, to any order; derivatives beyond the first are 0.
+    Transforms: at the edge of the support, where z = tau, the derivative is 0.
     Reference: Martins and Astudillo, From Softmax to Sparsemax (2016), equation 2.
 
     Example:
@@ -67,26 +62,19 @@ def entmax(
     axis_name: AxisName = None,
     alpha: ArrayLike = 1.5,
 ) -> Array:
-    """alpha-entmax, p_i = max((alpha - 1) z_i - tau, 0)**(1 / (alpha - 1)).
-
-    tau makes the row sum to 1. Computed as a power of 1 + (alpha - 1) (z_i - t), which turns into
-    softmax's exp(z_i - t) as alpha tends to 1.
+    """alpha-entmax, p_i = max((alpha - 1) z_i - tau, 0)**(1 / (alpha - 1)), where the p_i sum to 1.
 
     Args:
-        logits: floating-point array. A single +inf takes all of the probability; two of them, or
-            NaN, make their row NaN; -inf has probability 0.
-        axis, where, axis_name: as in ``softmax``.
-        alpha: at least 1, a number or one for each row, in a shape that broadcasts to that of
-            ``logits`` without ``axis``; may be learnt. 1 is softmax, 1.5 halfway, 2 sparsemax: the
-            larger, the sparser. One below 1 that isn't a plain number makes its row NaN.
+        logits: floating-point array.
+        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
+        alpha: at least 1, a number or one per row; may be learned. 1 is softmax, 2 is sparsemax.
 
     Returns:
-        The shape and dtype of ``logits``; masked classes are 0, and so is a row that is masked as a
-        whole. A row of -inf alone is NaN. At the edge of the support p and its derivative are 0.
+        The shape and dtype of ``logits``; masked classes are 0.
 
-    Accuracy: float32 1e-6, of 1, for alpha up to 2. Beyond, p is as steep as a root at the edge of
-        the support: there it is off by up to 1e-7**(1 / (alpha - 1)).
-    Transforms: all, in logits and alpha, to the order to which it can be differentiated.
+    Accuracy: float32 1e-6, of 1, for alpha up to 2. For a larger one up to 1e-7**(1 / (alpha - 1)),
+        at the edge of the support.
+    Transforms: derivatives up to the order that the power has; 0 at the edge of the support.
     Reference: Correia et al., Adaptively Sparse Transformers (2019), equation 10 and section 3.2.
 
     Example:
@@ -124,18 +112,15 @@ def entmax_loss(
 
     Args:
         logits: floating-point array.
-        labels: probabilities of the classes, which sum to 1, in the shape of ``logits``. A negative
-            one makes the loss and gradient of its row NaN.
+        labels: target probabilities, which sum to 1, in the shape of ``logits``.
         axis, where, axis_name: as in ``softmax_cross_entropy``.
         alpha: at least 1, as in ``entmax``.
 
     Returns:
-        One loss per example: the shape of ``logits`` without ``axis``, in float32 or wider; never
-        negative.
+        One loss per row: the shape of ``logits`` without ``axis``, in float32 or wider; at least 0.
 
     Accuracy: float32 1e-6, of max(1, loss), for alpha up to 2; gradient 1e-6, of 1.
-    Transforms: all, in logits, labels and alpha, as far as entmax can be differentiated; in labels
-        along directions that keep their sum.
+    Transforms: as for ``entmax``; in the labels, along directions that keep their sum.
     Reference: Blondel et al., Learning with Fenchel–Young Losses (2020), table 1.
 
     Example:
@@ -161,22 +146,20 @@ def entmax_loss_with_integer_labels(
 ) -> Array:
     """Entmax's loss for class indices, whose gradient is entmax(logits) - one_hot(labels).
 
-    sum_k p_k z_k - z_y - O(p), as in ``entmax_loss``; at alpha = 1 it is the cross entropy. For
-    alpha above 1 it is exactly 0, with gradient 0, once the label's logit leads all others by
-    1 / (alpha - 1).
+    ``entmax_loss`` of one-hot targets; at alpha = 1 the cross entropy. For alpha above 1 it is
+    exactly 0, with gradient 0, once the label's logit leads all others by 1 / (alpha - 1).
 
     Args:
         logits: floating-point array.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
-            the loss and the gradient of its row NaN.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
         axis, where, axis_name: as in ``softmax_cross_entropy_with_integer_labels``.
         alpha: at least 1, as in ``entmax``.
 
     Returns:
-        One loss per example: the shape of ``labels``, in float32 or wider; never negative.
+        One loss per row: the shape of ``labels``, in float32 or wider; at least 0.
 
     Accuracy: float32 1e-6, of max(1, loss), for alpha up to 2; gradient 1e-6, of 1.
-    Transforms: all, in logits and alpha, as far as entmax can be differentiated.
+    Transforms: as for ``entmax``.
     Reference: Peters et al., Sparse Sequence-to-Sequence Models (2019), equation 13.
 
     Example:

@@ -43,28 +43,20 @@ def kept_log_probs(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Log probability of each label where only ``kept`` classes remain, z_y - log(sum exp z_k).
+    """Log probability of each label among the ``kept`` classes only, z_y - log(sum exp z_k).
 
-    Of a policy that drew from a truncated softmax, such as top-k's or top-p's, whose classes were
-    recorded: under the new policy's own truncation the ratio of the two would compare two supports.
+    For policies that sample with top-k or top-p and record the classes that remain.
 
     Args:
-        logits: floating-point array of unnormalised log probabilities, over the temperature with
-            which the class was drawn.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. One outside makes
-            its row NaN.
-        kept: integers ``[..., n]``, for each row the indices of classes; -1 is padding, one that
-            stands there twice counts once, and any other number that is no class makes its row NaN.
-        axis, axis_name: as in ``softmax``.
-        where: boolean, True for the classes that count; broadcasts to ``logits``. With the rank of
-            the result it masks rows, which give 0.
+        logits: unnormalised log probabilities, floating point, divided by the sampling temperature.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
+        kept: class indices ``[..., n]`` for each row; -1 is padding, duplicates count once.
+        axis, where, axis_name: dimensions, mask and mesh axes, as in ``softmax_cross_entropy``.
 
     Returns:
-        One number per row: the shape of ``labels``, in float32 or wider. -inf, with gradient 0, for
-        a label that isn't kept.
+        The shape of ``labels``, in float32 or wider; -inf, with gradient 0, where it isn't kept.
 
     Accuracy: that of ``softmax_cross_entropy_with_integer_labels`` of the logits that are kept.
-    Transforms: all, to any order, in the logits.
 
     Example:
         >>> kept = jnp.array([2, 0, -1])

@@ -93,5 +93,5 @@ def _whole(array: Any, over: tuple[str, ...]) -> Any:
         return array
     if beside := {name for of_dim in names for name in axis_names(of_dim)} - set(over):
         axes = ", ".join(sorted(beside))
-        raise ValueError(f"params must be whole along {axes}, or split inside a shard_map")
+        raise ValueError(f"params must not be split along {axes}, except inside a shard_map")
     return placed(array, mesh_of([array]), PartitionSpec())

@@ -1,8 +1,8 @@
-"""How likely counts are, where of millions of trials only the last digits decide.
+"""The log likelihood of counts, accurate for millions of trials.
 
-The log likelihood of y times yes in n trials is that of y / n, at which it is largest, less n times
-a divergence. Neither is a difference of numbers much larger than itself (Loader, Fast and Accurate
-Computation of Binomial Probabilities, 2000).
+For y successes in n trials it is its maximum, at the rate y / n, less n times a divergence. Neither
+is a difference of numbers much larger than itself (Loader, Fast and Accurate Computation of
+Binomial Probabilities, 2000).
 """
 
 from __future__ import annotations

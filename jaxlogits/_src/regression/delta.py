@@ -18,10 +18,10 @@ from jaxlogits._src.regression.summary import covariance_matrix, require_fit
 
 
 class Estimate(NamedTuple):
-    """A number that was computed from a fit, or an array of them.
+    """The estimate of a number, or of an array of numbers, that was computed from a fit.
 
     Attributes:
-        value: what it is.
+        value: the estimate.
         standard_error: in the shape of ``value``.
     """
 
@@ -32,24 +32,20 @@ class Estimate(NamedTuple):
 def delta_method(fn: Callable[[LogisticFit], Array], fit: LogisticFit) -> Estimate:
     """The value of a function of a fit, and its standard error by the delta method.
 
-    sqrt(diag(D C D')) for the derivative D of the function in the coefficients, in forward mode,
-    and their covariance C: predicted probabilities, risk ratios and average marginal effects.
+    sqrt(diag(D C D')) with the function's derivative D in the coefficients and their covariance C.
+    For predicted probabilities, risk ratios and average marginal effects.
 
     Args:
-        fn: from a fit to a floating-point array, differentiable in ``fit.coefficients``, of which
-            alone the error comes.
-        fit: of ``fit_logistic`` or ``fit_multinomial``; with another covariance, such as
-            ``fit._replace(covariance=jl.robust_covariance(...))``, the errors that it gives.
+        fn: from a fit to a floating-point array, differentiable in ``fit.coefficients``.
+        fit: of ``fit_logistic`` or ``fit_multinomial``, with its own or a robust covariance, as in
+            ``fit._replace(covariance=jl.robust_covariance(...))``.
 
     Returns:
-        An ``Estimate``; value -+ 1.96 standard errors is an interval. Of a probability take that of
-        its log-odds, and ``sigmoid`` of the ends, which stay in [0, 1]. NaN for separated data.
-
-    Raises:
-        TypeError: for anything but a fit, or a result that isn't a floating-point array.
+        An ``Estimate``; value -+ 1.96 standard errors is an interval. For a probability, take that
+        of the log-odds and the ``sigmoid`` of its ends. NaN for separated data.
 
     Accuracy: that of the function and of the covariance.
-    Transforms: all that ``fn`` holds under, one order less.
+    Transforms: those of ``fn``, and one order of derivatives less.
 
     Example:
         >>> fit = jl.fit_logistic(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))

@@ -36,26 +36,26 @@ from jaxlogits._src.regression.problem import (
 
 
 class LogisticFit(NamedTuple):
-    """A fitted regression of log-odds on P features, of yes against no or of K classes.
+    """A fitted logistic or multinomial regression on P features.
 
     Attributes:
         coefficients: [P], or [P, K - 1] for the log-odds of the classes 1 to K - 1 against class 0.
-        covariance: of their estimates, [P, P] or [P, K - 1, P, K - 1]: the inverse of the Hessian.
+        covariance: of the coefficients, [P, P] or [P, K - 1, P, K - 1]: the inverse of the Hessian.
             NaN where the data are separated.
         log_likelihood: of the labels, without the penalty ``l2``.
         null_log_likelihood: that of an intercept alone, with the same offset, weights and trials.
-        deviance: twice what the log likelihood is below that of probabilities equal to the labels;
-            at least 0. Its slope in a label of 0 or 1 is infinite: a number of 1e28 or more.
+        deviance: twice the difference to the log likelihood of probabilities equal to the labels,
+            at least 0. Its derivative in a label of 0 or 1 is infinite (1e28 or more).
         num_rows: how many rows count, having a weight above 0.
         total_weight: the sum of their weights, which is N where a weight repeats a row.
-        has_intercept: whether a combination of the features is the same number in all those rows,
-            as a column of ones is, so that the null model is a special case.
-        firth: whether it has Firth's penalty, with which both log likelihoods are penalized, and
-            the null model has the information of all features.
+        has_intercept: whether a combination of the features is constant over those rows, as a
+            column of ones is, so that the null model is a special case.
+        firth: whether it has Firth's penalty. If so, both log likelihoods are penalized, and the
+            null model has the information of all features.
         converged: whether this is the maximum, to the tolerance.
-        steps: how often the Hessian was computed to get there.
-        separated: whether there is no maximum, as the likelihood keeps growing along a direction
-            in which the coefficients go to infinity; beyond those given it hardly changes.
+        steps: how many Hessians were computed.
+        separated: whether there is no maximum, because the likelihood keeps growing as coefficients
+            go to infinity; beyond the given ones it hardly changes.
     """
 
     coefficients: Array
@@ -91,34 +91,28 @@ def fit_logistic(
     max_steps: int = 100,
     tolerance: ArrayLike | None = None,
 ) -> LogisticFit:
-    """Logistic regression: the coefficients b of log-odds x @ b that make the labels likeliest.
+    """Logistic regression: the maximum-likelihood coefficients b of the log-odds x @ b.
 
     Minimises -sum_n w_n (y_n log p_n + (1 - y_n) log(1 - p_n)) + l2 |b|**2 / 2, p = sigmoid(x @ b).
 
     Args:
-        features: floating-point [N, P]. No intercept is added: give it as a column of ones.
-        labels: [N] in [0, 1], yes or no or a probability, or how many of ``trials``; NaN outside.
-        weights: [N], at least 0, how often each row counts, None for once; 0 leaves it unread.
-        offset: [N], a part of the log-odds that is known.
-        trials: [N], for labels that are counts.
-        l2: penalty, a scalar or one for each feature, 0 for an intercept. The covariance is then
+        features: floating-point [N, P]; for an intercept, include a column of ones.
+        labels: [N]: 0 or 1, booleans, probabilities, or counts of successes out of ``trials``.
+        weights: [N], at least 0, how often each row counts; rows of weight 0 may hold anything.
+        offset: [N], a known part of the log-odds.
+        trials: [N], the numbers of trials if labels are counts.
+        l2: penalty, a scalar or one per feature, such as 0 for an intercept. The covariance is then
             that of the posterior under a normal prior with variance 1 / l2.
-        firth: True for Firth's penalty -log det(information) / 2, finite where data are separated.
+        firth: True for Firth's penalty, -log det(information) / 2, finite for separated data.
         max_steps: the most evaluations of the likelihood.
-        tolerance: length of the last step, in standard errors; its square is about the error left.
-            None for the square root of the spacing at 1.
+        tolerance: length of the last step, in standard errors; None for the square root of epsilon.
 
     Returns:
-        A ``LogisticFit`` in the dtype of ``features``, float32 or wider. Collinear columns
-        without a penalty make it NaN; of separated data ``separated`` is True.
-
-    Raises:
-        ValueError: inside ``checked``, for collinear columns.
+        A ``LogisticFit`` in the dtype of ``features``, float32 or wider. NaN for collinear columns
+        without a penalty, which ``checked`` reports; ``separated`` is True for separated data.
 
     Accuracy: float64 1e-8 of statsmodels' coefficients, standard errors and log likelihood; float32
-        1e-4 of a standard error, also of columns far from 0 beside a constant. With counts of 1e7
-        the log likelihood is right to 1e-5, the deviance to 2e-4, by the rounding of log-odds.
-    Transforms: all; derivatives in arrays and l2 by the implicit function theorem, to any order.
+        1e-4 of a standard error, also for columns far from 0 beside a constant.
 
     Example:
         >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
@@ -179,29 +173,23 @@ def fit_multinomial(
     max_steps: int = 100,
     tolerance: ArrayLike | None = None,
 ) -> LogisticFit:
-    """Multinomial regression: coefficients B [P, K - 1] of the log-odds of classes against class 0.
+    """Multinomial logistic regression: the coefficients B of the log-odds against class 0.
 
-    Minimises -sum_n w_n log p_n[y_n] + penalty, p_n = softmax([0, x_n @ B]). The penalty is
-    l2 / 2 times the squares of the coefficients of all K classes less their mean, so that it is the
-    same whichever class is the first.
+    Minimises -sum_n w_n log p_n[y_n] + penalty, p_n = softmax([0, x_n @ B]). The penalty is l2 / 2
+    times the squared coefficients of all K classes less their mean, so it treats classes alike.
 
     Args:
-        features: floating-point [N, P]. No intercept is added: give it as a column of ones.
-        labels: integer [N], class indices. One outside [0, K) makes the fit NaN.
+        features: floating-point [N, P]; for an intercept, include a column of ones.
+        labels: integers [N] in [0, K).
         num_classes: K, at least 2.
         weights: [N], at least 0, how often each row counts, such as counts of equal rows.
-        offset: [N, K - 1], a part of the log-odds that is known.
-        l2: penalty, a scalar or one for each feature, as for ``fit_logistic``.
-        firth: as for ``fit_logistic``.
-        max_steps: as for ``fit_logistic``.
-        tolerance: as for ``fit_logistic``.
+        offset: [N, K - 1], a known part of the log-odds.
+        l2, firth, max_steps, tolerance: as for ``fit_logistic``.
 
     Returns:
-        A ``LogisticFit`` in the dtype of ``features``, float32 or wider, as of ``fit_logistic``. A
-        class without a row makes the data separated.
+        A ``LogisticFit`` as from ``fit_logistic``; a class without a row makes the data separated.
 
     Accuracy: float64 1e-8 of statsmodels' coefficients, standard errors and log likelihood.
-    Transforms: all; derivatives in arrays and l2 by the implicit function theorem, to any order.
 
     Example:
         >>> fit = jl.fit_multinomial(jnp.ones([4, 1]), jnp.array([0, 1, 2, 2]), 3)

@@ -1,4 +1,4 @@
-"""What a fitted regression gives to rows."""
+"""Predictions of a fitted regression."""
 
 from __future__ import annotations
 
@@ -17,20 +17,17 @@ from jaxlogits._src.softmax import softmax
 def predict_log_odds(
     fit: LogisticFit, features: ArrayLike, *, offset: ArrayLike | None = None
 ) -> Array:
-    """Log-odds that a fit gives to rows, x @ b: the one-unit logits layer of a classifier.
+    """Log-odds that a fit predicts, x @ b.
 
     Args:
         fit: of ``fit_logistic`` or ``fit_multinomial``.
-        features: floating-point [..., P], with the columns that the fit had.
-        offset: [...] or [..., K - 1], a part of the log-odds that is known.
+        features: floating-point [..., P], with the columns of the fit.
+        offset: [...] or [..., K - 1], a known part of the log-odds.
 
     Returns:
-        Log-odds of yes [...], or those of the classes 1 to K - 1 against class 0, [..., K - 1], in
-        the dtype of the fit.
+        Log-odds [...], or [..., K - 1] for classes 1 to K - 1 against class 0, in the fit's dtype.
 
-    Accuracy: that of a matrix product in float32, or in float64 where the fit is; in full
-        precision on accelerators too.
-    Transforms: all, to any order.
+    Accuracy: that of a matrix product in float32, or the fit's float64, on accelerators too.
 
     Example:
         >>> fit = jax.jit(jl.fit_logistic)(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
@@ -55,18 +52,15 @@ def predict_log_odds(
 def predict_probs(
     fit: LogisticFit, features: ArrayLike, *, offset: ArrayLike | None = None
 ) -> Array:
-    """Probabilities that a fit gives to rows.
+    """Probabilities that a fit predicts.
 
     Args:
-        fit: of ``fit_logistic`` or ``fit_multinomial``.
-        features: floating-point [..., P], with the columns that the fit had.
-        offset: [...] or [..., K - 1], a part of the log-odds that is known.
+        fit, features, offset: as in ``predict_log_odds``.
 
     Returns:
-        Probabilities of yes [...], or of all K classes [..., K], in the dtype of the fit.
+        Probabilities [...], or those of all K classes [..., K], in the dtype of the fit.
 
     Accuracy: that of the log-odds, then of ``sigmoid`` or ``softmax``.
-    Transforms: all, to any order.
 
     Example:
         >>> fit = jax.jit(jl.fit_logistic)(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))

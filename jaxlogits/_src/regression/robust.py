@@ -41,30 +41,25 @@ def robust_covariance(
     weight_kind: WeightKind = "frequency",
     kind: Kind = "HC1",
 ) -> Array:
-    """The sandwich covariance of the coefficients, which needs no true model: C (sum_n s_n s_n') C.
+    """Robust (sandwich) covariance of the coefficients, C (sum_n s_n s_n') C.
 
-    C is the fit's covariance and s_n the gradient of row n's log likelihood, or a cluster's.
+    C is the fit's covariance and s_n the gradient of a row's log likelihood, or of a cluster's.
 
     Args:
         fit: of ``fit_logistic`` or ``fit_multinomial``.
-        features: [N, P], as they were fitted.
-        labels: [N], as they were fitted.
-        weights: [N], as they were fitted; a row of weight 0 doesn't exist.
-        offset: as it was fitted.
-        trials: as they were fitted; a row is one observation, however many trials it has.
-        clusters: integer [N], which rows may depend on each other; None for none.
-        weight_kind: "frequency", a weight of 2 is a row given twice, and N the sum of weights; or
-            "sampling", weights multiply the gradients, and N is the number of rows.
+        features, labels, weights, offset, trials: as fitted. A row's trials are one observation.
+        clusters: integers [N], equal for rows that may depend on each other; None for no clusters.
+        weight_kind: "frequency" if a weight of 2 is a row given twice, and N the sum of the
+            weights; "sampling" if weights multiply the gradients, and N is the number of rows.
         kind: "HC0" as above; "HC1" times N / (N - P), or with G clusters times
-            G / (G - 1) (N - 1) / (N - P), P counting all coefficients. "HC2" and "HC3", without
-            clusters, divide by 1 - p (1 - p) x' C x, of classes a matrix, or its square.
+            ``G / (G - 1) (N - 1) / (N - P)``, P counting all coefficients. Without clusters, also
+            "HC2" and "HC3", which divide rows by 1 - leverage (for classes a matrix) or its square.
 
     Returns:
-        The shape of the fit's covariance, for ``fit._replace(covariance=...)``. NaN, for HC1, if
-        N <= P or G = 1, and for HC2 and HC3 if a row has leverage 1.
+        The shape of the fit's covariance, for ``fit._replace(covariance=...)``. NaN for HC1 if N <=
+        P or G = 1, and for HC2 and HC3 if a row has leverage 1.
 
     Accuracy: float64 1e-8 of statsmodels' standard errors.
-    Transforms: all, to any order.
 
     Example:
         >>> x, y = jnp.ones([4, 1]), jnp.array([0, 1, 1, 1])

@@ -1,4 +1,4 @@
-"""What is published of a fitted regression: standard errors, tests, likelihoods."""
+"""The summary of a fitted regression: standard errors, tests, likelihoods."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from jaxlogits._src.regression.tails import log_chi_squared, log_two_sided
 
 
 class LikelihoodRatioTest(NamedTuple):
-    """A test of what a fit has and a restricted one hasn't.
+    """A likelihood-ratio test of a fit against a restricted one.
 
     Attributes:
         statistic: twice the difference of the log likelihoods, at least 0.
         degrees_of_freedom: how many coefficients more the fit has.
-        p_value: probability of as large a statistic, were all of them 0: that of a chi-squared.
+        p_value: probability of a statistic as large, if all of them are 0, by a chi-squared
+            variate.
         log_p_value: its logarithm, which doesn't underflow.
     """
 
@@ -33,23 +34,23 @@ class LikelihoodRatioTest(NamedTuple):
 
 
 class LogisticSummary(NamedTuple):
-    """What is published of a fit. The first seven have the shape of the coefficients.
+    """The summary table of a fit. The first seven fields have the shape of the coefficients.
 
     Attributes:
         coefficients: b, as they were fitted.
         standard_errors: the square roots of the covariance's diagonal.
-        z_values: how many standard errors each coefficient is away from 0.
+        z_values: coefficients divided by their standard errors.
         p_values: of Wald's two-sided test, erfc(|z| / sqrt(2)).
         log_p_values: their logarithms. In float32 p is 0 from z = 14 on, and its logarithm -101.
         confidence_intervals: Wald's, b -+ z standard errors; low and high end in one more axis.
         odds_ratios: what one more unit of each feature multiplies the odds by, exp(b).
         log_likelihood: of the labels.
         null_log_likelihood: that of an intercept alone.
-        mcfadden_r2: 1 - log likelihood / null log likelihood.
+        mcfadden_r2: McFadden's pseudo R², 1 - log likelihood / null log likelihood.
         likelihood_ratio: the ``LikelihoodRatioTest`` of the fit against the null model; NaN for
-            features of which no combination is an intercept.
+            features without an intercept.
         aic: Akaike's information criterion, 2 k - 2 log likelihood for k coefficients.
-        bic: Schwarz's, k log(N) - 2 log likelihood, with the total weight as N.
+        bic: Schwarz's (Bayesian), k log(N) - 2 log likelihood, with the total weight as N.
         num_rows: how many rows count.
         total_weight: the sum of their weights.
     """
@@ -73,21 +74,18 @@ class LogisticSummary(NamedTuple):
 
 @program(level=Option(Range(0, below=1)))
 def summarize(fit: LogisticFit, *, level: ArrayLike = 0.95) -> LogisticSummary:
-    """All that a statistics package prints about a fit, as arrays.
+    """The summary table of a fit, which statistics packages print, as arrays.
 
     Args:
-        fit: of ``fit_logistic`` or ``fit_multinomial``; with another covariance, such as
-            ``fit._replace(covariance=jl.robust_covariance(...))``, what follows from that.
-        level: the share of intervals that cover the truth, in [0, 1). Their exponentials are those
-            of the odds ratios.
+        fit: of ``fit_logistic`` or ``fit_multinomial``, with its own or a robust covariance, as in
+            ``fit._replace(covariance=jl.robust_covariance(...))``.
+        level: coverage of the confidence intervals, in [0, 1).
 
     Returns:
-        A ``LogisticSummary``. For separated data what follows from the covariance is NaN, the
-        likelihoods are not. These take weights for frequencies, and mean nothing for sampling
-        weights or with a penalty ``l2``.
+        A ``LogisticSummary``. What follows from the covariance is NaN for separated data. Its
+        likelihoods mean nothing with sampling weights or a penalty ``l2``.
 
     Accuracy: that of the fit; p-values a relative error of |z| times that of z.
-    Transforms: all, to any order.
 
     Example:
         >>> fit = jl.fit_logistic(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))
@@ -125,28 +123,17 @@ def summarize(fit: LogisticFit, *, level: ArrayLike = 0.95) -> LogisticSummary:
 
 @program()
 def likelihood_ratio_test(fit: LogisticFit, restricted: LogisticFit) -> LikelihoodRatioTest:
-    """Whether the features that a restricted fit lacks say anything: Wilks' test of both fits.
-
-    Twice the difference of the log likelihoods has a chi-squared distribution with as many degrees
-    of freedom as there are coefficients less, if those are 0 in truth. Where coefficients are large
-    it is more reliable than Wald's test, and it has an answer for separated data.
+    """Likelihood-ratio test (Wilks') of the features that a restricted fit lacks.
 
     Args:
         fit: of ``fit_logistic`` or ``fit_multinomial``, without a penalty.
-        restricted: a fit of the same rows, weights and offset, with fewer features, each of which
-            is a combination of those of ``fit``.
+        restricted: a nested model: the same rows, weights and offset, but fewer features.
 
     Returns:
-        A ``LikelihoodRatioTest``. NaN where one of the fits ended early, or the restricted one
-        can't be that: it has other rows, another weight or a larger likelihood. So it is with
-        Firth's penalty, as fewer features have another prior.
+        A ``LikelihoodRatioTest``. NaN if a fit ended early or has Firth's penalty, or if the
+        restricted one has other rows, another weight or a larger likelihood.
 
-    Raises:
-        TypeError: for anything but fits.
-        ValueError: if ``restricted`` doesn't have fewer coefficients.
-
-    Accuracy: float32 1e-6 of the log likelihoods; the p-value that, times itself.
-    Transforms: all, to any order.
+    Accuracy: float32 1e-6 of the log likelihoods; that is also the relative error of the p-value.
     Reference: Wilks, The Large-Sample Distribution of the Likelihood Ratio (1938).
 
     Example:
