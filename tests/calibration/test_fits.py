@@ -278,6 +278,22 @@ def test_saturated_logits_and_scores_far_from_0() -> None:
     np.testing.assert_allclose(far.slope, near.slope, rtol=1e-3)
 
 
+def test_vector_scaling_exports_with_any_number_of_rows_and_classes() -> None:
+    rows, classes = jax.export.symbolic_shape("n, k")
+    types = (
+        jax.ShapeDtypeStruct((rows, classes), jnp.float32),
+        jax.ShapeDtypeStruct((rows,), jnp.int32),
+    )
+    exported = jax.export.export(jax.jit(lambda *args: jl.fit_vector_scaling(*args, l2=1.0)))(
+        *types
+    )
+    z, labels, _ = some_rows(40, np.float32)
+    for got, want in zip(
+        exported.call(z, labels), jl.fit_vector_scaling(z, labels, l2=1.0), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
 def test_refused() -> None:
     z, labels = jnp.zeros([4, 3]), jnp.zeros([4], jnp.int32)
     for fit in (jl.fit_temperature, jl.fit_vector_scaling):

@@ -81,14 +81,14 @@ def by_scale_and_bias(
 ) -> tuple[Array, Array, Array]:
     """The loss of logits [K, N] with a line for each class."""
     z, labels, weights, l2 = args
-    num_classes = len(z)
+    num_classes = z.shape[0]  # which may be symbolic, as len(z) may not
     scale, bias = jnp.split(point, 2)
     features = jnp.stack([jnp.where(z == -jnp.inf, 0.0, z), jnp.ones_like(z)])
     of_all = shares(scaled(z, scale, bias))
     hit = labels[None] == jnp.arange(num_classes, dtype=labels.dtype)[:, None]
     pull = jnp.concatenate([scale - 1, bias])
     # Adding a number to all biases changes nothing; this term makes it 0.
-    gauge = jnp.sum(weights) / num_classes**2
+    gauge = jnp.sum(weights) / jnp.asarray(num_classes, z.dtype) ** 2
     value = jnp.sum(weights * jnp.sum(jnp.where(hit, of_all.losses, 0.0), axis=0))
     value += 0.5 * (l2 * jnp.sum(jnp.square(pull)) + gauge * jnp.square(jnp.sum(bias)))
     residual = weights[None] * jnp.where(hit, -of_all.rest, of_all.probs)
@@ -100,8 +100,8 @@ def by_scale_and_bias(
     products = jnp.einsum("akn,bln->akbl", weighted, mean, precision="highest")
     eye = jnp.eye(num_classes, dtype=z.dtype)
     hessian = jnp.einsum("abk,kl->akbl", squares, eye) - products
-    hessian = hessian.at[1, :, 1, :].add(gauge).reshape(len(point), len(point))
-    return value, gradient, hessian + l2 * jnp.eye(len(point), dtype=z.dtype)
+    hessian = hessian.at[1, :, 1, :].add(gauge).reshape(2 * num_classes, 2 * num_classes)
+    return value, gradient, hessian + l2 * jnp.eye(2 * num_classes, dtype=z.dtype)
 
 
 def scaled(z: Array, scale: Array, bias: Array) -> Array:

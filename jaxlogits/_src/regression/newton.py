@@ -150,14 +150,15 @@ def solve(hessian: Array, right: Array) -> Array:
     Singular to working precision: where nothing but rounding is left of a column after those before
     it are taken out. Scaling the diagonal to 1 first makes that a question of angles, not of units.
     """
-    size = len(hessian)
-    if size == 0:
+    size = hessian.shape[0]
+    is_known = isinstance(size, int)
+    if is_known and size == 0:
         return right
     scale = 1 / jnp.sqrt(jnp.diagonal(hessian))
     rows = scale.reshape([size] + [1] * (right.ndim - 1))
-    method = _eliminate if size <= _FEW else _factorize
+    method = _eliminate if is_known and size <= _FEW else _factorize
     solution, left_over = method(hessian * scale[:, None] * scale[None, :], rows * right)
-    regular = left_over > 4 * size * jnp.finfo(hessian.dtype).eps
+    regular = left_over > jnp.asarray(4 * size, hessian.dtype) * jnp.finfo(hessian.dtype).eps
     # A factor, not a select: what the backward pass keeps has no NaN where all is well.
     return rows * solution * jnp.where(regular, 1.0, jnp.nan).astype(solution.dtype)
 
