@@ -86,9 +86,9 @@ def linear_log_probs(
     indices = head_labels(labels, rows, head, how)
     exists = existing_classes(class_where, head)
     temperatures = per_row("temperature", temperature, rows)
-    if is_tiled(memory if kept is None else memory or "rows", how, rows, head):
-        if kept is not None:
-            raise ValueError('memory must not be "tiles" with kept, which reads few columns')
+    if memory == "tiles" and kept is not None:
+        raise ValueError('memory must not be "tiles" with kept, which reads few columns')
+    if is_tiled(memory, how, rows, head) and kept is None:
         losses = tiled_losses(
             rows,
             head,
