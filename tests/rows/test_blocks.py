@@ -42,6 +42,7 @@ def in_blocks(num_classes: int = K, devices: int = 1) -> Iterator[None]:
     """Programs traced in here are those of an accelerator that has room for 8 rows."""
     with pytest.MonkeyPatch.context() as patch, plain.without("by_device"):
         patch.setattr(blocks, "_BLOCK_BYTES", 8 * num_classes * 4)
+        patch.setattr(blocks, "_TILE_OF_BYTES", 8)
         patch.setattr(blocks, "_num_devices", lambda: devices)
         yield
 
@@ -59,12 +60,12 @@ def assert_same(got: Any, want: Any) -> None:
         np.testing.assert_array_equal(np.asarray(x, np.float32), np.asarray(y, np.float32))
 
 
-def rows() -> np.ndarray:
+def rows(num_rows: int = N) -> np.ndarray:
     """Ordinary ones, ties, and each edge, the last block's among them."""
-    z = np.float32(3.0 * RNG.normal(size=(N, K)))
+    z = np.float32(3.0 * RNG.normal(size=(num_rows, K)))
     z[1] = z[1].round()
     z[2, ::2], z[3], z[4, 5], z[5, :2], z[6, 9] = -INF, -INF, INF, INF, NAN
-    z[N - 1, 3] = INF
+    z[-1, 3] = INF
     return z
 
 
@@ -72,15 +73,17 @@ def numbers(x: Any) -> Any:
     return jnp.sum(jnp.where(jnp.isfinite(x), jnp.sin(x), 0.0))
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_what_is_kept(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "num_rows"), [*((name, N) for name in OPTIONS), ("keep_top_p", 32)]
+)
+def test_what_is_kept(name: str, num_rows: int) -> None:
     """With an option for all rows or for each, masks, half precision, another axis, gradients."""
     keep, option = getattr(jl, name), OPTIONS[name]
-    z = rows()
-    where = RNG.random((N, K)) < 0.9
+    z = rows(num_rows)
+    where = RNG.random((num_rows, K)) < 0.9
     where[[0, 7]] = False
-    each = np.resize(np.asarray([option, 1, 2 * option]), N).astype(np.asarray(option).dtype)
-    each = jnp.asarray(each, jnp.int32 if name == "keep_top_k" else jnp.float32)
+    dtype = jnp.int32 if name == "keep_top_k" else jnp.float32
+    each = jnp.asarray(np.resize([option, 1, 2 * option], num_rows), dtype)
 
     def run(z: Any, where: Any, each: Any) -> Any:
         low = jnp.asarray(z.T, jnp.bfloat16)
@@ -159,12 +162,12 @@ def test_when_there_are_blocks() -> None:
     with in_blocks():
         assert loops(keep, z) == loops(jax.vmap(keep), z) == [4]
         assert loops(keep, z[:8]) == loops(keep, z[0]) == []
-        assert loops(keep, z.reshape(1, N, K, 1)[..., 0]) == [4]
+        assert loops(lambda z, w: jl.keep_min_p(z, 0.5, where=w), z, z == 0) == [4]
     with in_blocks(devices=8):  # which have no equal parts of 29 rows, but of 256, and of 128
         assert loops(keep, z) == [4]
         assert loops(keep, jnp.zeros([256, K])) == [4]
         assert loops(keep, jnp.zeros([3, 128, K])) == [2]
-        assert loops(keep, jnp.zeros([8 * 9, K])) == []
+        assert loops(keep, jnp.zeros([8 * 9, K])) == loops(keep, jnp.zeros([9 * K])) == []
 
 
 @pytest.mark.parametrize(
@@ -229,15 +232,19 @@ ON_TPU: dict[str, Callable[..., Any]] = {
     "keep_typical": lambda z: jl.keep_typical(z, 0.9),
     "sample": lambda z: jl.sample(KEY, z),
     "a key for each row": lambda z: jax.vmap(jl.sample)(jax.random.split(KEY, len(z)), z),
+    "a mask": lambda z, where: jl.keep_top_p(z, 0.9, where=where),
 }
 
 
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
 @pytest.mark.parametrize("name", ON_TPU)
-def test_no_memory_on_a_tpu(name: str) -> None:
+def test_no_memory_on_a_tpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than a thousandth of the logits, which are 2 GiB."""
+    if name == "a mask":  # of which each of eight devices would have 32 rows in a block
+        monkeypatch.setattr(blocks, "_num_devices", lambda: 1)
     device = topologies.get_topology_desc("v5e:2x2", "tpu").devices[0]
     place = SingleDeviceSharding(device)
-    logits = jax.ShapeDtypeStruct((8192, 128256), jnp.bfloat16, sharding=place)
-    program = jax.jit(ON_TPU[name]).lower(logits).compile()
+    dtypes = (jnp.bfloat16, jnp.bool_)[: 1 + (name == "a mask")]
+    types = [jax.ShapeDtypeStruct((8192, 128256), dtype, sharding=place) for dtype in dtypes]
+    program = jax.jit(ON_TPU[name]).lower(*types).compile()
     assert program.memory_analysis().temp_size_in_bytes < 2**21

@@ -26,7 +26,7 @@ from jaxlogits._src.mesh.split_rows import on_split_rows
 from jaxlogits._src.rows.rows import Rows
 
 _BLOCK_BYTES = 2**25  # of one array in the wide dtype: a quarter of a TPU v5e's fast memory
-_TILE = 8  # rows that stand together in a TPU's memory
+_TILE, _TILE_OF_BYTES = 8, 32  # rows that stand together in a TPU's memory
 
 Arrays = Any  # a pytree of them
 Find = Callable[[Arrays, list[Array]], Arrays]
@@ -37,10 +37,12 @@ def row_numbers(decide: Callable[..., Arrays], rows: Rows, *options: Array) -> A
 
     ``options`` are numbers, or arrays whose first dimensions are those of the rows.
     """
+    blank: Any = dict.fromkeys(("given", "logits", "z", "mask", "empty", "like"))
+    kind = rows._replace(**blank)  # what a program keeps of a function may hold no tracer
 
     def find(arrays: Arrays, options: list[Array]) -> Arrays:
         given, logits, z, mask, empty = arrays
-        these = rows._replace(given=given, logits=logits, z=z, mask=mask, empty=empty)
+        these = kind._replace(given=given, logits=logits, z=z, mask=mask, empty=empty)
         return _find(decide, these, options)
 
     lead = rows.z.shape[:-1]
@@ -107,53 +109,66 @@ class _Cut(NamedTuple):
         return len(self.before) + 1
 
     @property
-    def num_blocks(self) -> int:
-        """The last one begins before the one before it ends, unless the size divides the length."""
-        return -(-self.length // self.size)
+    def starts(self) -> Array:
+        """Of all blocks; the last begins before the one before it ends, if they don't fit."""
+        count = -(-self.length // self.size)
+        return jnp.minimum(jnp.arange(count) * self.size, self.length - self.size)
+
+    def block(self, x: Array, ndim: int, start: Array) -> Array:
+        """A block of an array whose first ``ndim`` dimensions are those of the rows."""
+        trail, inner = x.shape[ndim:], (self.size, *self.after)
+        lead = *self.before, self.parts
+        if self.length % self.size == 0:  # a mask would be copied for each slice of it
+            split = x.reshape(*lead, self.length // self.size, *inner, *trail)
+            found = lax.dynamic_index_in_dim(split, start // self.size, self.axis, keepdims=False)
+        else:
+            plain = x.astype(jnp.int8) if x.dtype == jnp.bool_ else x
+            whole = plain.reshape(*lead, self.length, *self.after, *trail)
+            found = lax.dynamic_slice_in_dim(whole, start, self.size, self.axis).astype(x.dtype)
+        block: Array = xla.apart(found)  # an array, lest each pass over it read main memory
+        return block
+
+    def joined(self, blocks: Array, lead: tuple[int, ...]) -> Array:
+        """The results of all blocks, ``[blocks, *dimensions of one, ...]``, in the rows' order."""
+        ndim = len(self.before) + 2 + len(self.after)
+        trail = blocks.shape[1 + ndim :]
+        rest = self.length - (blocks.shape[0] - 1) * self.size
+        last = lax.slice_in_dim(blocks[-1], self.size - rest, self.size, axis=self.axis)
+        first = jnp.moveaxis(blocks[:-1], 0, self.axis)
+        first = first.reshape(*last.shape[: self.axis], -1, *last.shape[self.axis + 1 :])
+        return jnp.concatenate([first, last], self.axis).reshape(*lead, *trail)
 
 
-def _in_blocks(fn: Callable[[Any], Any], arrays: Any, itemsize: int) -> Any:
+def _in_blocks(fn: Callable[[Arrays], Arrays], arrays: Any, itemsize: int) -> Arrays:
     """``fn(arrays)``, a block of rows at a time; the first array is of logits."""
     lead, num_classes = arrays[0].shape[:-1], arrays[0].shape[-1]
-    cut = _cut_of(lead, itemsize * num_classes)
+    least = min(x.dtype.itemsize for x in jax.tree.leaves(arrays))  # 1 of a mask
+    cut = _cut_of(lead, itemsize * num_classes, _TILE if least > 1 else _TILE_OF_BYTES)
     if cut is None:
         return fn(arrays)
-    dims = (*cut.before, cut.parts, cut.length, *cut.after)
-    views = jax.tree.map(lambda x: x.reshape(*dims, *x.shape[len(lead) :]), arrays)
 
-    def step(_: None, start: Array) -> tuple[None, Any]:
-        def part(x: Array) -> Array:
-            return lax.dynamic_slice_in_dim(x, start, cut.size, cut.axis)
+    def step(_: None, start: Array) -> tuple[None, Arrays]:
+        return None, fn(jax.tree.map(lambda x: cut.block(x, len(lead), start), arrays))
 
-        block = xla.apart(jax.tree.map(part, views))  # else each pass would read main memory
-        return None, fn(block)
-
-    def in_order(blocks: Array) -> Array:
-        last = lax.slice_in_dim(blocks[-1], -rest % cut.size, cut.size, axis=cut.axis)
-        first = jnp.moveaxis(blocks[:-1], 0, cut.axis)
-        first = first.reshape(*dims[: cut.axis], cut.length - rest, *first.shape[cut.axis + 2 :])
-        whole = jnp.concatenate([first, last], cut.axis)
-        return whole.reshape(*lead, *whole.shape[len(dims) :])
-
-    starts = jnp.minimum(jnp.arange(cut.num_blocks) * cut.size, cut.length - cut.size)
-    rest = cut.length - (cut.num_blocks - 1) * cut.size
-    _, found = lax.scan(step, None, starts)
-    return jax.tree.map(in_order, found)
+    _, found = lax.scan(step, None, cut.starts)
+    return jax.tree.map(lambda blocks: cut.joined(blocks, lead), found)
 
 
-def _cut_of(lead: tuple[int, ...], row_bytes: int) -> _Cut | None:
+def _cut_of(lead: tuple[int, ...], row_bytes: int, tile: int) -> _Cut | None:
     """Blocks that fit into fast memory, or the smallest that there are; None where one has all."""
     devices = _num_devices()
-    if devices == 1:
+    if devices == 1 or not lead:
         lead = (math.prod(lead),)
     axis = lead.index(max(lead))
     parts = math.gcd(lead[axis], devices)
     length = lead[axis] // parts
     beside = math.prod(lead) // length
-    size = max(_BLOCK_BYTES // (row_bytes * beside) // _TILE, 1) * _TILE
+    most = max(_BLOCK_BYTES // (row_bytes * beside) // tile, 1)
     # Parts of other lengths would be moved to become arrays of their own.
-    if length <= size or (parts > 1 and length % _TILE):
+    if length <= most * tile or (parts > 1 and length % tile):
         return None
+    sizes = (tile * count for count in range(most, most // 4, -1))
+    size = next((size for size in sizes if length % size == 0), most * tile)
     return _Cut(lead[:axis], parts, length, lead[axis + 1 :], size)
 
 
