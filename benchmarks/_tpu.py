@@ -82,11 +82,11 @@ def parse(text: str) -> tuple[Program, str]:
     return program, entry
 
 
-def num_bytes(of_type: str) -> int:
+def num_bytes(of_type: str, *, anywhere: bool = False) -> int:
     """Of the arrays in main memory; those in a faster one have a memory space."""
     total = 0
     for dtype, dims, layout in ARRAY.findall(of_type):
-        if not re.search(r"S\([1-9]\)", layout):
+        if anywhere or not re.search(r"S\([1-9]\)", layout):
             bits = BITS.get(dtype) or int(dtype[1:])
             total += bits * math.prod(int(d) for d in dims.split(",") if d) // 8
     return total
@@ -111,9 +111,8 @@ def traffic(program: Program, within: dict[str, Instruction], one: Instruction) 
     total = 0
     for x in inner.values():
         if x.op == "parameter":
-            users = [u for u in inner.values() if x.name in u.operands]
             whole = num_bytes(operands[int(x.rest.split(")")[0])])
-            total += min(whole, sum(_read(u, x.name, whole) for u in users))
+            total += min(whole, _read(inner, x.name, whole))
         if x.is_root:
             results = [inner[name] for name in x.operands] if x.op == "tuple" else [x]
             updates = [inner[r.operands[1]] for r in results if r.op == "dynamic-update-slice"]
@@ -122,15 +121,25 @@ def traffic(program: Program, within: dict[str, Instruction], one: Instruction) 
     return total
 
 
-def _read(user: Instruction, name: str, whole: int) -> int:
-    """Bytes of an array that its user reads."""
-    if user.operands[0] != name:
-        return whole
-    if user.op == "dynamic-update-slice":
-        return 0
-    if user.op == "gather":
-        return TILE * math.prod(int(d) for d in ARRAY.findall(user.type)[0][1].split(",") if d)
-    return num_bytes(user.type) if user.op == "dynamic-slice" else whole
+def _read(within: dict[str, Instruction], name: str, whole: int) -> int:
+    """Bytes of an array in main memory that its users in a fusion read."""
+    total = 0
+    for user in within.values():
+        if name in user.operands:
+            is_first = user.operands[0] == name
+            if user.op == "fusion" and "output_to_operand_aliasing" in user.rest:
+                total += _read(within, user.name, whole)  # another layout, as it is read
+            elif user.op == "dynamic-slice" and is_first:
+                total += min(whole, num_bytes(user.type, anywhere=True))
+            elif user.op == "gather" and is_first:
+                total += TILE * math.prod(map(int, _dims(user.type)))
+            elif not (user.op == "dynamic-update-slice" and is_first):
+                total += whole
+    return total
+
+
+def _dims(of_type: str) -> list[str]:
+    return [d for d in ARRAY.findall(of_type)[0][1].split(",") if d]
 
 
 def trips(program: Program, loop: Instruction) -> int:

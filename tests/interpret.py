@@ -80,13 +80,13 @@ def _like(result: Any, aval: Any) -> Any:
 
 _CALLS = {
     *("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"),
-    *("custom_jvp_call", "custom_vjp_call"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vmap_call"),
 }
 
 
 def _call(eqn: Any, args: Arrays) -> Arrays:
     params = eqn.params
-    inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+    inner = next(params[name] for name in ("jaxpr", "call_jaxpr", "call") if name in params)
     return _closed(inner, args)
 
 

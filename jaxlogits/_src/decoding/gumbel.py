@@ -25,6 +25,7 @@ from jaxlogits._src.mesh.reductions import (
     row_max,
     row_sum,
 )
+from jaxlogits._src.rows.blocks import row_numbers
 from jaxlogits._src.rows.quotients import cooled
 from jaxlogits._src.rows.rows import Rows, spoiled
 from jaxlogits._src.rows.softmax import first_max
@@ -55,10 +56,14 @@ def usable(rows: Rows) -> Array:
     return spoiled(z, unclear_rows(rows))
 
 
-def cooled_rows(rows: Rows, temperature: ArrayLike) -> Array:
+def row_temperature(rows: Rows, temperature: ArrayLike) -> Array:
+    """The temperature of each row or of all."""
+    return checks.as_row_option("temperature", temperature, rows.z.dtype, rows.z.shape[:-1])
+
+
+def cooled_rows(rows: Rows, scale: Array) -> Array:
     """Logits below their maximum, over temperature; at 0 the first maximum alone is left."""
     z = usable(rows)
-    scale = checks.as_row_option("temperature", temperature, z.dtype, z.shape[:-1])
     greedy = scale == 0
     warm = cooled(z, scale + greedy.astype(z.dtype), rows.axis_name)
     others = greedy & ~first_max(z, rows.axis_name) & ~jnp.isnan(z)
@@ -71,27 +76,55 @@ def half_below_max(z: Array, axis_name: AxisName) -> Array:
     return 0.5 * z - 0.5 * jnp.where(jnp.isinf(largest), 0.0, largest)
 
 
-def draw(key: ArrayLike, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
-    """int32 indices of draws from the softmax of rows; -1 if there is none."""
+def draw_of_rows(key: ArrayLike, rows: Rows, scale: Array, shape: tuple[int, ...] = ()) -> Array:
+    """int32 indices of draws from the softmax of rows over temperature; -1 if there is none."""
+    axis_name = rows.axis_name
+    noise = _noise(key, rows.z, (math.prod(shape),), axis_name)
+
+    def classes(rows: Rows, scale: Array, *noise: Array) -> Array:
+        noise = tuple(jnp.moveaxis(x, -2, 0) for x in noise)
+        return jnp.moveaxis(_largest(cooled_rows(rows, scale), noise, axis_name), 0, -1)
+
+    of_rows = (jnp.moveaxis(x, 0, -2) for x in noise)
+    drawn = jnp.moveaxis(row_numbers(classes, rows, scale, *of_rows), -1, 0)
+    return drawn.reshape(*shape, *drawn.shape[1:])
+
+
+def draw(key: ArrayLike, z: Array, axis_name: AxisName) -> Array:
+    """The int32 index of a draw from the softmax of each row; -1 if there is none."""
     z = lax.stop_gradient(z)
-    if z.shape[-1] >= _LONG_ROW:
-        return _draw_in_two_rounds(as_key(key), z, shape, axis_name)
-    noise = gumbel(key, (*shape, *z.shape), z.dtype, axis_name)
-    perturbed = jnp.broadcast_to(z, noise.shape) + noise
+    return _largest(z, _noise(key, z, (), axis_name), axis_name)
+
+
+def _noise(
+    key: ArrayLike, z: Array, draws: tuple[int, ...], axis_name: AxisName
+) -> tuple[Array, ...]:
+    """Noise for the classes of each row and draw, or for its blocks and for the classes of one."""
+    lead = (*draws, *z.shape[:-1])
+    if not _is_long(z):
+        return (gumbel(key, (*lead, z.shape[-1]), z.dtype, axis_name),)
+    keys = jax.random.split(as_key(key))
+    sizes = zip(keys, _count_and_width(z), strict=True)
+    return tuple(gumbel(key, (*lead, size), z.dtype, axis_name) for key, size in sizes)
+
+
+def _largest(z: Array, noise: tuple[Array, ...], axis_name: AxisName) -> Array:
+    """The index of a row's largest with noise ``[*draws, *rows, M]``; -1 if there is none."""
+    if _is_long(z):
+        return _largest_in_two_rounds(z, noise, axis_name)
+    perturbed = jnp.broadcast_to(z, noise[0].shape) + noise[0]
     classes = row_argmax(perturbed, axis_name)
     return jnp.where(row_max(perturbed, axis_name) > -jnp.inf, classes, -1)[..., 0]
 
 
-def _draw_in_two_rounds(key: Array, z: Array, shape: tuple[int, ...], axis_name: AxisName) -> Array:
+def _largest_in_two_rounds(z: Array, noise: tuple[Array, ...], axis_name: AxisName) -> Array:
     """A block of classes by the logarithm of its sum, and then one of its classes."""
-    to_block, to_class = jax.random.split(key)
+    of_blocks, of_classes = noise
     blocks = _blocks_of(z)
     largest = jnp.max(blocks, axis=-1)
     level = jnp.where(largest == -jnp.inf, 0.0, largest)
     sums = level + jnp.log(jnp.sum(jnp.exp(blocks - level[..., None]), axis=-1))
-    draws = (math.prod(shape),)
-    noise = gumbel(to_block, (*draws, *sums.shape), z.dtype, axis_name)
-    perturbed = jnp.broadcast_to(sums, noise.shape) + noise
+    perturbed = jnp.broadcast_to(sums, of_blocks.shape) + of_blocks
     block = row_argmax(perturbed, axis_name)[..., 0]
     own = block - first_class(sums.shape, block.dtype, axis_name)
     is_here = (own >= 0) & (own < sums.shape[-1])
@@ -99,24 +132,32 @@ def _draw_in_two_rounds(key: Array, z: Array, shape: tuple[int, ...], axis_name:
     def take(blocks: Array, own: Array) -> Array:
         return jnp.take(blocks, own, axis=0, mode="clip")
 
+    draws = own.ndim - (sums.ndim - 1)
     for _ in sums.shape[:-1]:
-        take = jax.vmap(take, (0, 1), 1)
+        take = jax.vmap(take, (0, draws), draws)
     taken = take(blocks, own)
-    noise = gumbel(to_class, taken.shape, z.dtype, axis_name)
-    classes = own * taken.shape[-1] + row_argmax(taken + noise, None)[..., 0]
+    classes = own * taken.shape[-1] + row_argmax(taken + of_classes, None)[..., 0]
     classes += first_class(z.shape, classes.dtype, axis_name)
     classes = of_all_devices(jnp.where(is_here, classes, 0), axis_name)
-    some = row_max(perturbed, axis_name)[..., 0] > -jnp.inf
-    return jnp.where(some, classes, -1).reshape(*shape, *z.shape[:-1])
+    return jnp.where(row_max(perturbed, axis_name)[..., 0] > -jnp.inf, classes, -1)
+
+
+def _is_long(z: Array) -> bool:
+    return z.shape[-1] >= _LONG_ROW
 
 
 def _blocks_of(z: Array) -> Array:
     """About sqrt(K) blocks ``[..., K / C, C]`` of consecutive classes, the last of them filled."""
+    count, width = _count_and_width(z)
+    padding = [(0, 0)] * (z.ndim - 1) + [(0, count * width - z.shape[-1])]
+    return jnp.pad(z, padding, constant_values=-jnp.inf).reshape(*z.shape[:-1], count, width)
+
+
+def _count_and_width(z: Array) -> tuple[int, int]:
+    """How many blocks a row has, and how many classes a block."""
     size = z.shape[-1]
     width = _LANES * max(1, round(size**0.5 / _LANES))
-    count = -(-size // width)
-    padding = [(0, 0)] * (z.ndim - 1) + [(0, count * width - size)]
-    return jnp.pad(z, padding, constant_values=-jnp.inf).reshape(*z.shape[:-1], count, width)
+    return -(-size // width), width
 
 
 def gumbel(key: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, axis_name: AxisName) -> Array:

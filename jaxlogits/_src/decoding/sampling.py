@@ -16,9 +16,10 @@ from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.decoding.gumbel import (
     cleaned,
     cooled_rows,
-    draw,
+    draw_of_rows,
     gumbel,
     half_below_max,
+    row_temperature,
     unclear_rows,
     usable,
 )
@@ -65,7 +66,7 @@ def sample(
         Array([259, 741,   0], dtype=int32)
     """
     rows = rows_of(logits, axis, where, axis_name)
-    return draw(key, cooled_rows(rows, temperature), _as_shape(shape), axis_name)
+    return draw_of_rows(key, rows, row_temperature(rows, temperature), _as_shape(shape))
 
 
 @program("axis", "axis_name", "shape", temperature=Option(Range(0)))
@@ -98,12 +99,12 @@ def sample_with_log_prob(
         (Array(1, dtype=int32), Array(-2.0611537e-09, dtype=float32))
     """
     rows = rows_of(logits, axis, where, axis_name)
-    shape, z = _as_shape(shape), cooled_rows(rows, temperature)
-    classes = draw(key, z, shape, axis_name)
+    shape, scale = _as_shape(shape), row_temperature(rows, temperature)
+    classes = draw_of_rows(key, rows, scale, shape)
 
     @jax.checkpoint
     def log_probs(z: Array) -> Array:
-        z = cooled_rows(rows._replace(z=z), temperature)
+        z = cooled_rows(rows._replace(z=z), scale)
         return -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, axis_name)
 
     return classes, reduced(log_probs, rows, empty=jnp.nan)

@@ -72,7 +72,7 @@ def speculative_sample(
     # By rounding there may be nothing that q has less of.
     is_full = ~row_any(~(models.missing == -jnp.inf), axis_name)
     rest = jnp.where(is_draft[:, None] & ~is_full, models.missing, models.log_p[:-1])
-    more = draw(to_draw, jnp.concatenate([rest, models.log_p[-1:]])[count], (), axis_name)
+    more = draw(to_draw, jnp.concatenate([rest, models.log_p[-1:]])[count], axis_name)
     places = jnp.arange(drafts.shape[0] + 1)
     padded = jnp.concatenate([drafts.astype(jnp.int32), jnp.full([1], -1, jnp.int32)])
     return jnp.where(places < count, padded, jnp.where(places == count, more, -1)), count

@@ -14,12 +14,17 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
-from jaxlogits._src.decoding.removal import kept, kept_above, row_share
+from jaxlogits._src.decoding.removal import kept, row_share
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
-from jaxlogits._src.mesh.reductions import row_sum
-from jaxlogits._src.rows.rows import rows_of
-from jaxlogits._src.rows.softmax import log_softmax_rows, row_stats, softmax_rows
-from jaxlogits._src.rows.thresholds import kth_largest, shares_of_range, within_mass
+from jaxlogits._src.mesh.reductions import row_max, row_sum
+from jaxlogits._src.rows.rows import Rows, rows_of
+from jaxlogits._src.rows.softmax import gaps_of, probs_of, row_stats, softmax_rows
+from jaxlogits._src.rows.thresholds import (
+    kth_largest,
+    mass_threshold,
+    range_and_deviation,
+    shares_of_range,
+)
 
 MAP = {"logits": "rows classes", "where": "rows classes", "result": "rows classes"}
 
@@ -51,11 +56,15 @@ def keep_top_k(
         Array([-inf,   3.,   2.,   2.], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
-    z = lax.stop_gradient(rows.z)
-    count = checks.as_row_count("k", k, z.shape[:-1])
+    count = checks.as_row_count("k", k, rows.z.shape[:-1])
     each = count[..., 0] if count.ndim else count
     checks.check_values("k must be at least 1", each, each >= 1)
-    return kept(rows, z >= kth_largest(z, count, axis_name, rows.logits.dtype), count >= 1)
+
+    def bar(rows: Rows, count: Array) -> tuple[Array]:
+        least = kth_largest(rows.z, count, axis_name, rows.logits.dtype)
+        return (jnp.where(count >= 1, least, jnp.nan),)
+
+    return kept(rows, bar, lambda z, _, least: z >= least, count)
 
 
 @program("axis", "axis_name", p=Option(Range(0, 1)))
@@ -86,11 +95,16 @@ def keep_top_p(
         Array([  2.,   1., -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
-    p = row_share(rows, "p", p)
-    z = lax.stop_gradient(rows.z)
-    stats = row_stats(z, axis_name)
-    inside = within_mass(z, stats.exps, p, axis_name, rows.logits.dtype)
-    return kept(rows, inside, ~jnp.isnan(p + stats.rest))
+
+    def bar(rows: Rows, p: Array) -> tuple[Array, Array]:
+        stats = row_stats(rows.z, axis_name)
+        least = mass_threshold(rows.z, stats.exps, 1.0 - p, axis_name, rows.logits.dtype)
+        return least, stats.rest
+
+    def stays(z: Array, p: Array, least: Array, _: Array) -> Array:
+        return (z >= least) | (p == 1.0)
+
+    return kept(rows, bar, stays, row_share(rows, "p", p))
 
 
 @program("axis", "axis_name", mass=Option(Range(0, 1)))
@@ -121,14 +135,25 @@ def keep_typical(
         Array([-inf,   0.,   0.,   0.,   0.], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
-    mass = row_share(rows, "mass", mass)
-    z = lax.stop_gradient(rows.z)
-    probs, gaps = softmax_rows(z, axis_name), row_stats(z, axis_name).gaps
-    # -log p less the entropy is a gap less the mean gap, which nearly equal logits don't cancel in.
-    mean = row_sum(jnp.where(probs == 0, 0.0, probs * gaps), axis_name)
-    typical = jnp.where(probs > 0, -jnp.abs(gaps - mean), -jnp.inf)
-    inside = within_mass(typical, probs, mass, axis_name, z.dtype)
-    return kept(rows, inside, ~jnp.isnan(mass + mean))
+
+    def scores(z: Array, largest: Array, total: Array, mean: Array) -> Array:
+        """-log p less the entropy: a gap less the mean gap, in which near logits don't cancel."""
+        distance = jnp.abs(gaps_of(z, largest) - mean)
+        return jnp.where(probs_of(z, largest, total) > 0, -distance, -jnp.inf)
+
+    def bar(rows: Rows, mass: Array) -> tuple[Array, ...]:
+        z, stats = rows.z, row_stats(rows.z, axis_name)
+        total = 1.0 + stats.rest
+        probs = probs_of(z, stats.largest, total)
+        mean = row_sum(jnp.where(probs == 0, 0.0, probs * stats.gaps), axis_name)
+        typical = scores(z, stats.largest, total, mean)
+        least = mass_threshold(typical, probs, 1.0 - mass, axis_name, z.dtype)
+        return least, stats.largest, total, mean
+
+    def stays(z: Array, mass: Array, least: Array, *of_row: Array) -> Array:
+        return (scores(z, *of_row) >= least) | (mass == 1.0)
+
+    return kept(rows, bar, stays, row_share(rows, "mass", mass))
 
 
 @program("axis", "axis_name", p=Option(Range(0, 1)))
@@ -159,9 +184,14 @@ def keep_min_p(
         Array([  2.,   1., -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
-    p = row_share(rows, "p", p)
-    gaps = row_stats(lax.stop_gradient(rows.z), axis_name).gaps
-    return kept(rows, gaps <= -jnp.log(p), ~jnp.isnan(p))
+
+    def largest(rows: Rows, _: Array) -> tuple[Array]:
+        return (row_max(rows.z, axis_name),)
+
+    def stays(z: Array, p: Array, largest: Array) -> Array:
+        return gaps_of(z, largest) <= -jnp.log(p)
+
+    return kept(rows, largest, stays, row_share(rows, "p", p))
 
 
 @program("axis", "axis_name", n=Option(Range(0)))
@@ -192,12 +222,16 @@ def keep_top_n_sigma(
         Array([  2.,   1., -inf, -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
-    z = lax.stop_gradient(rows.z)
-    n = lax.stop_gradient(checks.as_row_option("n", n, z.dtype, z.shape[:-1]))
-    shares, sigma = shares_of_range(z, axis_name)
-    # Infinity times a sigma of 0 would be no number.
-    inside = (shares <= n * sigma) | (n == jnp.inf)
-    return kept(rows, inside, ~jnp.isnan(n))
+    n = checks.as_row_option("n", n, rows.z.dtype, rows.z.shape[:-1])
+
+    def spread(rows: Rows, _: Array) -> tuple[Array, ...]:
+        return range_and_deviation(rows.z, axis_name)
+
+    def stays(z: Array, n: Array, largest: Array, farthest: Array, sigma: Array) -> Array:
+        # Infinity times a sigma of 0 would be no number.
+        return (shares_of_range(z, largest, farthest) <= n * sigma) | (n == jnp.inf)
+
+    return kept(rows, spread, stays, lax.stop_gradient(n))
 
 
 @program("axis", "axis_name", epsilon=Option(Range(0, 1)))
@@ -228,9 +262,12 @@ def keep_epsilon(
         Array([  2.,   1., -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
-    epsilon = row_share(rows, "epsilon", epsilon)
-    log_probs = log_softmax_rows(lax.stop_gradient(rows.z), axis_name)
-    return kept_above(rows, log_probs, jnp.log(epsilon))
+
+    def bar(rows: Rows, epsilon: Array) -> tuple[Array, ...]:
+        stats = row_stats(rows.z, axis_name)
+        return stats.largest, jnp.log1p(stats.rest), jnp.log(epsilon)
+
+    return kept(rows, bar, _is_likely, row_share(rows, "epsilon", epsilon))
 
 
 @program("axis", "axis_name", epsilon=Option(Range(0, 1)))
@@ -261,9 +298,20 @@ def keep_eta(
         Array([  2.,   1., -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, no_class=True)
-    epsilon = row_share(rows, "epsilon", epsilon)
-    z = lax.stop_gradient(rows.z)
-    probs, log_probs = (fn(z, axis_name) for fn in (softmax_rows, log_softmax_rows))
-    negentropy = row_sum(jnp.where(probs == 0, 0.0, probs * log_probs), axis_name)
-    log_epsilon = jnp.log(epsilon)
-    return kept_above(rows, log_probs, jnp.minimum(log_epsilon, 0.5 * log_epsilon + negentropy))
+
+    def bar(rows: Rows, epsilon: Array) -> tuple[Array, ...]:
+        stats = row_stats(rows.z, axis_name)
+        surplus = jnp.log1p(stats.rest)
+        probs = softmax_rows(rows.z, axis_name)
+        log_probs = -stats.gaps - surplus
+        negentropy = row_sum(jnp.where(probs == 0, 0.0, probs * log_probs), axis_name)
+        log_epsilon = jnp.log(epsilon)
+        least = jnp.minimum(log_epsilon, 0.5 * log_epsilon + negentropy)
+        return stats.largest, surplus, least
+
+    return kept(rows, bar, _is_likely, row_share(rows, "epsilon", epsilon))
+
+
+def _is_likely(z: Array, _: Array, largest: Array, surplus: Array, least: Array) -> Array:
+    """Whether a class's log probability, -gap - surplus, is at least ``least``, or the largest."""
+    return (-gaps_of(z, largest) - surplus >= least) | (z == largest)

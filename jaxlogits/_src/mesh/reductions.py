@@ -13,6 +13,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 from jax import lax
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, widen
 from jaxlogits._src.base.varying import axis_names, varying_axes
 
@@ -45,7 +46,12 @@ def row_max(x: Array, axis_name: AxisName) -> Array:
 
 def row_any(x: Array, axis_name: AxisName) -> Array:
     """Whether a boolean is True for any of a row's classes."""
-    found = jnp.any(x, axis=-1, keepdims=True)
+    # A TPU's compiler would copy a mask that is an argument, to reduce it as it is.
+    found: Array = xla.by_device(
+        x,
+        cpu=lambda x: jnp.any(x, axis=-1, keepdims=True),
+        default=lambda x: jnp.max(x.astype(jnp.int8), axis=-1, keepdims=True) > 0,
+    )
     return found if axis_name is None else lax.pmax(found.astype(jnp.int32), axis_name) > 0
 
 

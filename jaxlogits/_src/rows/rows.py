@@ -36,6 +36,12 @@ class Rows(NamedTuple):
     like: Array  # the caller's logits
     axis_name: AxisName  # the mesh axes over which the classes are split
 
+    def others(self, given: Array, mask: Array | None, empty: Array | None) -> Rows:
+        """Other rows of the same kind, such as some of these; masked and widened."""
+        logits = given if mask is None or empty is None else _masked(given, mask, empty)
+        z = widen(logits)
+        return self._replace(given=given, logits=logits, z=z, mask=mask, empty=empty)
+
     def restore(self, rows: Array, masked: float) -> Array:
         """Rows of results in the layout and dtype of the logits, constant where they are masked."""
         if self.mask is not None:
@@ -90,8 +96,7 @@ def _as_rows(
     if array.dtype.itemsize < 2:  # some of these dtypes have no -inf
         rows = widen(rows)
     empty = ~row_any(mask, axis_name)
-    masked = _masked(rows, mask, empty)
-    return Rows(rows, masked, widen(masked), mask, empty, axes, array, axis_name)
+    return Rows(rows, rows, rows, mask, empty, axes, array, axis_name).others(rows, mask, empty)
 
 
 def _masked(rows: Array, mask: Array, empty: Array) -> Array:

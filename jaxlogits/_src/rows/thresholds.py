@@ -10,10 +10,12 @@ half precision have 16 bits: ``dtype`` is one that has all of them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
+from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName
 from jaxlogits._src.mesh.reductions import from_ordered_bits, ordered_bits, row_max, row_sum
 
@@ -55,36 +57,56 @@ def _last_that(
     def number(bits: Array) -> Array:
         return from_ordered_bits(bits, dtype).astype(scores.dtype)
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halved(bracket: tuple[Array, Array], times: int) -> tuple[Array, Array]:
+        """So many times, in one pass: it looks at both halves of what it is to halve again."""
+        if times == 0:
+            return bracket
         low, high = bracket
         middle = (low | high) - ((low ^ high) >> 1)  # their mean, rounded up, without overflow
+        above, below = (halved(half, times - 1) for half in ((middle, high), (low, middle - 1)))
         held = holds(number(middle))
-        return jnp.where(held, middle, low), jnp.where(held, high, middle - 1)
+        return jnp.where(held, above[0], below[0]), jnp.where(held, above[1], below[1])
 
-    low, _ = lax.fori_loop(0, jnp.iinfo(low.dtype).bits, halve, (low, high))
-    return number(low)
+    def search(times: int) -> Callable[..., Any]:
+        """The last number in a bracket, in passes that halve it so many times."""
+        passes = jnp.iinfo(low.dtype).bits // times
+
+        def last(*bracket: Array) -> Any:
+            return lax.fori_loop(0, passes, lambda _, bracket: halved(bracket, times), bracket)[0]
+
+        return last
+
+    # To compare with three numbers takes an accelerator no longer than to compare with one.
+    found: Array = xla.by_device(low, high, cpu=search(1), default=search(2))
+    return number(found)
 
 
-def shares_of_range(z: Array, axis_name: AxisName) -> tuple[Array, Array]:
-    """How far each class is below the largest, and the standard deviation ``[..., 1]`` of that.
+def range_and_deviation(z: Array, axis_name: AxisName) -> tuple[Array, Array, Array]:
+    """The largest of a row, half its distance to the smallest, and the standard deviation.
 
-    Both as shares of the largest distance, whose square may be beyond the greatest number; of
-    halves, as may the distance. Where the largest is +inf, all others are infinitely far.
+    The last as a share of that distance, whose square may be beyond the greatest number, and which
+    is of halves, as the whole may be, too. All ``[..., 1]``.
     """
     largest = row_max(z, axis_name)
-    at_max, is_there = z == largest, jnp.isfinite(z) & jnp.isfinite(largest)
-    gaps = jnp.where(at_max, 0.0, jnp.where(is_there, 0.5 * largest - 0.5 * z, jnp.inf))
-    farthest = row_max(jnp.where(is_there, gaps, 0.0), axis_name)
-    shares = gaps / jnp.where(farthest > 0, farthest, 1.0)
+    is_there = jnp.isfinite(z) & jnp.isfinite(largest)
+    farthest = row_max(jnp.where(is_there, _half_gaps(z, largest), 0.0), axis_name)
+    farthest = jnp.where(farthest > 0, farthest, 1.0)
+    shares = shares_of_range(z, largest, farthest)
     count = jnp.maximum(row_sum(is_there.astype(z.dtype), axis_name), 1.0)
     mean = row_sum(jnp.where(is_there, shares, 0.0), axis_name) / count
     squares = jnp.where(is_there, jnp.square(shares - mean), 0.0)
-    return shares, jnp.sqrt(row_sum(squares, axis_name) / count)
+    return largest, farthest, jnp.sqrt(row_sum(squares, axis_name) / count)
 
 
-def within_mass(
-    scores: Array, weights: Array, mass: Array, axis_name: AxisName, dtype: jnp.dtype
-) -> Array:
-    """The fewest classes of the largest scores that have ``mass``; all of them at 1."""
-    threshold = mass_threshold(scores, weights, 1.0 - mass, axis_name, dtype)
-    return (scores >= threshold) | (mass == 1.0)
+def shares_of_range(z: Array, largest: Array, farthest: Array) -> Array:
+    """How far each class is below the largest, as a share of the largest distance.
+
+    Where the largest is +inf, all others are infinitely far.
+    """
+    return _half_gaps(z, largest) / farthest
+
+
+def _half_gaps(z: Array, largest: Array) -> Array:
+    is_there = jnp.isfinite(z) & jnp.isfinite(largest)
+    gaps = jnp.where(is_there, 0.5 * largest - 0.5 * z, jnp.inf)
+    return jnp.where(z == largest, 0.0, gaps)
