@@ -101,13 +101,23 @@ def altered(node: ast.AST) -> ast.expr | None:
 
 
 def executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes that run when a function is called, but for annotations, defaults and messages."""
+    """Nodes that run when a function is called, but for annotations, defaults and messages.
+
+    ``x[..., 0]`` stays: another index is clipped to that of a dimension of 1.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef):
-            for statement in node.body:
-                yield from ast.walk(statement)
+            nodes = [each for statement in node.body for each in ast.walk(statement)]
+            slices = [each.slice for each in nodes if isinstance(each, ast.Subscript)]
+            of_rows = [s.elts for s in slices if isinstance(s, ast.Tuple) and is_of_rows(s)]
+            fixed = {id(index) for indices in of_rows for index in indices}
+            yield from (each for each in nodes if id(each) not in fixed)
         else:
             yield from executed(node)
+
+
+def is_of_rows(index: ast.Tuple) -> bool:
+    return any(isinstance(part, ast.Constant) and part.value is ... for part in index.elts)
 
 
 def mutants(module: Path, covered: set[int]) -> list[Mutant]:
