@@ -193,7 +193,8 @@ class Lines:
         )
         self.test = ""
 
-    def pytest_sessionstart(self) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_parse(self) -> None:  # before the library is imported
         self.measured.start()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
