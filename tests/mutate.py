@@ -110,7 +110,10 @@ def executed(tree: ast.AST) -> Iterator[ast.AST]:
             nodes = [each for statement in node.body for each in ast.walk(statement)]
             slices = [each.slice for each in nodes if isinstance(each, ast.Subscript)]
             of_rows = [s.elts for s in slices if isinstance(s, ast.Tuple) and is_of_rows(s)]
+            types = [each.annotation for each in nodes if isinstance(each, ast.arg | ast.AnnAssign)]
+            types += [each.returns for each in nodes if isinstance(each, ast.FunctionDef)]
             fixed = {id(index) for indices in of_rows for index in indices}
+            fixed |= {id(part) for kind in types if kind for part in ast.walk(kind)}
             yield from (each for each in nodes if id(each) not in fixed)
         else:
             yield from executed(node)
