@@ -2,29 +2,42 @@
 
 ``python tests/mutate.py --count 40 --seed 1 tests/test_log_odds.py tests/regression`` runs these
 tests once under coverage.py, draws mutants from the lines that they cover, spread evenly over the
-modules (with ``--of losses``, those of a room), and runs for each what covers its line, up to the
-first failure. A line counts as covered
-by the test that traced it first, as JAX keeps what is traced; so what a mutant survives there is
-followed by all that was named. The table says which mutants lived. Nothing here is changed: tests
-run in a copy, and share what they compile.
+modules (with ``--of losses``, those of a room), and runs for each what covers its line, first the
+tests that run little else, up to the first failure. The table says which mutants lived. Nothing
+here is changed: tests run in a copy, and share what they compile. With ``--folder`` the copy stays,
+and what was measured in it is read from there the next time.
+
+What lives through these meets all parameters of the same tests, also if ``--one-in 3`` measured a
+third of them.
 """
 
 import argparse
 import ast
 import copy
+import importlib
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-from collections import defaultdict
+import time
+import traceback
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import coverage
+import jax
+import pytest
+
+for name in ("mpmath", "optax", "scipy.special", "scipy.stats"):
+    importlib.import_module(name)  # once, and not in each child
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = Path("jaxlogits/_src")
+MEASURED = ".coverage"
 NEEDED = ("jaxlogits", "tests", "examples", "benchmarks", "docs", "conftest.py", "pyproject.toml")
 
 COMPARED: dict[type, type[ast.cmpop]] = {
@@ -88,13 +101,26 @@ def altered(node: ast.AST) -> ast.expr | None:
 
 
 def executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes that run when a function is called, but for annotations, defaults and messages."""
+    """Nodes that run when a function is called, but for annotations, defaults and messages.
+
+    ``x[..., 0]`` stays: another index is clipped to that of a dimension of 1.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef):
-            for statement in node.body:
-                yield from ast.walk(statement)
+            nodes = [each for statement in node.body for each in ast.walk(statement)]
+            slices = [each.slice for each in nodes if isinstance(each, ast.Subscript)]
+            of_rows = [s.elts for s in slices if isinstance(s, ast.Tuple) and is_of_rows(s)]
+            types = [each.annotation for each in nodes if isinstance(each, ast.arg | ast.AnnAssign)]
+            types += [each.returns for each in nodes if isinstance(each, ast.FunctionDef)]
+            fixed = {id(index) for indices in of_rows for index in indices}
+            fixed |= {id(part) for kind in types if kind for part in ast.walk(kind)}
+            yield from (each for each in nodes if id(each) not in fixed)
         else:
             yield from executed(node)
+
+
+def is_of_rows(index: ast.Tuple) -> bool:
+    return any(isinstance(part, ast.Constant) and part.value is ... for part in index.elts)
 
 
 def mutants(module: Path, covered: set[int]) -> list[Mutant]:
@@ -116,58 +142,107 @@ def mutants(module: Path, covered: set[int]) -> list[Mutant]:
     return found
 
 
-def pytest(where: Path, tests: list[str], *under: str, seconds: float) -> str:
-    """The first test that fails, if any; not to end in time is a failure too."""
-    command = [sys.executable, *under, "-m", "pytest", "-n", "0", "-x", "-q", *tests]
-    env = os.environ | {
-        "PYTHONPATH": str(where),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(where / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    try:
-        run = subprocess.run(
-            command,
-            cwd=where,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
+class Tests(NamedTuple):
+    """What a run of pytest says."""
+
+    failed: str  # the first that fails, if any; not to end in time is a failure too
+    output: str
+
+
+def run(
+    where: Path, tests: list[str], *options: str, seconds: float, plugins: tuple[Any, ...] = ()
+) -> Tests:
+    """pytest in a child of this process, which has imported what every test needs, but no test."""
+    log = where / "pytest.log"
+    child = os.fork()
+    if not child:
+        os.setsid()
+        os.chdir(where)
+        with log.open("w") as out:
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)
+        sys.path.insert(0, str(where))
+        code = 1
+        try:
+            code = int(pytest.main(["-n", "0", "-x", "-q", *options, *tests], plugins))
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(code)
+    until = time.monotonic() + seconds
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > until:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return Tests("no end", "")
+        time.sleep(0.05)
+    text = log.read_text(errors="replace")
+    if ended[1] == 0:
+        return Tests("", text)
+    failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return Tests(failed[0].partition(" ")[2].split(" - ")[0] if failed else "crash", text)
+
+
+class Lines:
+    """Records which test runs which lines and branches of the library.
+
+    Each test traces anew what it calls, or its lines would be those of the test before it; the
+    parameters of a test share what they trace.
+    """
+
+    def __init__(self, where: Path) -> None:
+        self.measured = coverage.Coverage(
+            str(where / MEASURED), branch=True, source=[str(where / "jaxlogits")], config_file=False
         )
-    except subprocess.TimeoutExpired:
-        return "no end"
-    failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return "" if run.returncode == 0 else (failed or [run.stdout[-300:]])[0].split(" - ")[0]
+        self.test = ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_parse(self) -> None:  # before the library is imported
+        self.measured.start()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        test = item.nodeid.partition("[")[0]
+        if test != self.test:
+            jax.clear_caches()
+        self.test = test
+        self.measured.switch_context(item.nodeid)
+        return (yield)
+
+    def pytest_sessionfinish(self) -> None:
+        self.measured.stop()
+        self.measured.save()
 
 
-def covering(where: Path, tests: list[str], seconds: float) -> dict[Path, dict[int, list[str]]]:
-    """For each module the tests that run each of its lines."""
-    from coverage import CoverageData
-
-    settings = where / "coverage.ini"
-    settings.write_text("[run]\ndynamic_context = test_function\nsource = jaxlogits\n")
-    under = ("-m", "coverage", "run", f"--rcfile={settings}")
-    failure = pytest(where, tests, *under, seconds=seconds)
-    if failure:
-        raise SystemExit(f"the tests fail before anything is changed: {failure}")
-    data = CoverageData(str(where / ".coverage"))
+def covering(
+    where: Path, tests: list[str], options: list[str], seconds: float
+) -> dict[Path, dict[int, list[str]]]:
+    """For each module the tests that run each of its lines, first those that run little else."""
+    if not (where / MEASURED).exists():
+        measured = run(where, tests, *options, seconds=seconds, plugins=(Lines(where),))
+        if measured.failed:
+            raise SystemExit(
+                f"the tests fail before anything is changed:\n{measured.output[-3000:]}"
+            )
+    data = coverage.CoverageData(str(where / MEASURED))
     data.read()
+    files = {Path(file): data.contexts_by_lineno(file) for file in data.measured_files()}
+    counts = {
+        file: Counter(c for names in lines.values() for c in names if c)
+        for file, lines in files.items()
+    }
+    of_all = sum(counts.values(), Counter[str]())
     found: dict[Path, dict[int, list[str]]] = {}
-    for file in data.measured_files():
-        module = Path(file).relative_to(where)
-        lines = data.contexts_by_lineno(file)
-        by = {n: sorted({node_id(c) for c in names if c}) for n, names in lines.items()}
+    for file, lines in files.items():
+        module = file.relative_to(where)
         if LIBRARY in module.parents:
-            found[module] = {n: names for n, names in by.items() if names}
+            of_this = counts[file]
+            found[module] = {
+                number: sorted(filter(None, names), key=lambda t: -of_this[t] / of_all[t])
+                for number, names in lines.items()
+                if any(names)
+            }
     return found
-
-
-def node_id(context: str) -> str:
-    """tests/room/test_module.py::test_name of coverage.py's tests.room.test_module.test_name."""
-    module, _, name = context.rpartition(".")
-    return f"{module.replace('.', '/')}.py::{name}"
 
 
 def sample(
@@ -214,26 +289,43 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=900, help="for each run of pytest")
+    parser.add_argument("--most", type=int, default=1000, help="tests for each mutant")
+    parser.add_argument("--one-in", type=int, default=1, help="of the parameters of a test")
+    parser.add_argument("--folder", type=Path, help="for the copy and what was measured, to stay")
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
     given = parser.parse_args()
-    given.of = given.of or ["."]
     command = " ".join(["python", "tests/mutate.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
-        where = Path(folder).resolve()
-        for name in NEEDED:
-            make = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            make(ROOT / name, where / name)
-        lines = covering(where, given.tests, seconds=10 * given.seconds)
         outcomes: list[Outcome] = []
-        for mutant in sample(lines, given.of, given.count, random.Random(given.seed)):
-            (where / mutant.module).write_text(mutant.source)
-            by = pytest(where, lines[mutant.module][mutant.line], seconds=given.seconds)
-            by = by or pytest(where, given.tests, seconds=given.seconds)
-            shutil.copy(ROOT / mutant.module, where / mutant.module)
-            outcomes.append(Outcome(mutant, bool(by), by.rpartition("/")[2]))
-            print(table(outcomes[-1:], "").splitlines()[-1], flush=True)
+        for outcome in tried((given.folder or Path(folder)).resolve(), given):
+            outcomes.append(outcome)
+            print(table([outcome], "").splitlines()[-1], flush=True)
             if given.write:
                 given.write.write_text(table(outcomes, command))
+
+
+def tried(where: Path, given: argparse.Namespace) -> Iterator[Outcome]:
+    for name in NEEDED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, where / name, dirs_exist_ok=True)
+        else:
+            shutil.copy(ROOT / name, where / name)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", str(where / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    sys.dont_write_bytecode = True  # it would outlive its source
+    options = ["--one-in", str(given.one_in)]
+    lines = covering(where, given.tests, options, seconds=10 * given.seconds)
+    for mutant in sample(lines, given.of or ["."], given.count, random.Random(given.seed)):
+        (where / mutant.module).write_text(mutant.source)
+        tests = lines[mutant.module][mutant.line][: given.most]
+        by = run(where, tests, seconds=given.seconds).failed
+        if not by:
+            whole = dict.fromkeys(test.partition("[")[0] for test in tests)
+            by = run(where, list(whole), seconds=given.seconds).failed
+        shutil.copy(ROOT / mutant.module, where / mutant.module)
+        yield Outcome(mutant, bool(by), by.rpartition("/")[2])
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ VIOLATIONS: dict[str, Violation] = {
     ),
     "pos_weight": (
         lambda w: jl.sigmoid_binary_cross_entropy(X, X, pos_weight=w),
-        3.0,
+        0.0,
         -1.0,
         "sigmoid_binary_cross_entropy: pos_weight must be at least 0, got -1.0",
     ),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interpret import interpreted
 
 import jaxlogits as jl
 from jaxlogits._src.base import checks
@@ -290,3 +291,29 @@ def test_an_option_of_rows_may_have_1_in_place_of_a_dimension() -> None:
     with pytest.raises(ValueError, match=r"^cap must broadcast") as raised:
         checks.as_row_option("cap", jnp.zeros([2, 3, 1]), jnp.dtype(jnp.float32), (2, 3))
     assert str(raised.value).endswith("a scalar, or one for each row as in cap[..., 0]")
+
+
+KEY = jax.random.key(0)
+OF_EACH_ROW: dict[str, tuple[Callable[..., Any], Any]] = {
+    "label_smoothing": (
+        lambda z, e: cross_entropy(z, jnp.zeros(z.shape[:-1], int), label_smoothing=e),
+        0.25,
+    ),
+    "alpha": (lambda z, alpha: jl.entmax(z, alpha=alpha), 1.25),
+    "cap": (jl.soft_cap, 1.0),
+    "temperature": (jl.apply_temperature, 1.0),
+    "penalty": (lambda z, r: jl.penalize_repetition(z, jnp.zeros([*z.shape[:-1], 1], int), r), 1.5),
+    "n": (jl.keep_top_n_sigma, 1.0),
+    "p": (jl.keep_top_p, 0.5),
+    "of a draw": (lambda z, t: jl.sample(KEY, z, temperature=t), 1.0),
+    "of a soft draw": (lambda z, t: jl.gumbel_softmax(KEY, z, temperature=t), 1.0),
+}
+
+
+@pytest.mark.parametrize(("fn", "value"), OF_EACH_ROW.values(), ids=OF_EACH_ROW)
+def test_an_option_of_each_row_of_a_matrix_of_rows(fn: Callable[..., Any], value: Any) -> None:
+    z = np.random.default_rng(0).normal(size=[2, 3, 4]).astype(np.float32)
+    options = (value * np.linspace(1.0, 1.5, 6)).astype(np.float32).reshape(2, 3)
+    run = interpreted(fn)
+    got, want = run(z, options), run(z.reshape(6, 4), options.reshape(6))
+    np.testing.assert_array_equal(np.reshape(got, want.shape), want)

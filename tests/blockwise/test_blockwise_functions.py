@@ -107,7 +107,7 @@ OWN: dict[str, Callable[[Array, Array, Array], Array]] = {
     "data": lambda _, _i, h: by_index(jax.lax.bitcast_convert_type(h[:, 0], jnp.int32), h),
     "one row of noise": lambda _, _i, h: h + jax.random.normal(KEY, [1, D]),
     "noisy kernel": lambda _, _i, h: h @ jax.random.normal(KEY, [D, D]),
-    "unused": lambda _, _i, h: (dropout(KEY, h), h)[1],
+    "unused": lambda _, _i, h: jax.jit(lambda h: (dropout(KEY, h), h))(h)[1],
 }
 
 

@@ -1,5 +1,6 @@
 """Vocabulary tiles: the numbers of the plain loss of hidden @ kernel, and one tile in memory."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -246,16 +247,35 @@ def test_what_is_refused() -> None:
         jl.linear_log_probs(hidden, kernel, LABELS, kept=kept, memory="tiles")
 
 
-def test_tiles_are_of_whole_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "rows", "features", "classes", "expected"),
+    [
+        ("cpu", 64, 64, 10**7, 65408),  # 16 MiB of logits, and 153 tiles: 65360, in whole lanes
+        ("cpu", 64, 8192, 10**6, 1024),  # of the kernel's columns there would be 512
+        ("cpu", 64, 1024, 10**6, 4096),  # 16 MiB of the kernel's columns
+        ("cpu", 8192, 4096, 128256, 1024),  # never fewer than 1024 classes while there are more
+        ("TPU v5 lite", 8192, 4096, 128256, 4096),  # nor 4096 on an accelerator
+        ("cpu", 8192, 4096, 1100, 640),  # evened out: not 1024 and 76
+        ("cpu", 64, 8, 100, 100),
+    ],
+)
+def test_classes_in_a_tile(
+    kind: str,
+    rows: int,
+    features: int,
+    classes: int,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.undo()
-    for rows, features, classes in [(8192, 4096, 128256), (64, 64, 10**7), (512, 8, 8192)]:
-        hidden, kernel = (
-            jax.ShapeDtypeStruct(shape, jnp.float32)
-            for shape in ((rows, features), (features, classes))
-        )
-        assert tiles.tile_size(hidden, kernel) % 128 == 0
-    few = jax.ShapeDtypeStruct((8, 100), jnp.float32)
-    assert tiles.tile_size(hidden, few) == 100
+    fields = inspect.signature(jax.sharding.AbstractDevice).parameters
+    device = jax.sharding.AbstractDevice(**{**dict.fromkeys(fields), "device_kind": kind})
+    mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
+    shapes = (rows, features), (features, classes)
+    with jax.sharding.use_abstract_mesh(mesh):
+        size = tiles.tile_size(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+    assert size == expected
+    assert size == classes or size % 128 == 0
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def assert_drawn(classes: Any, probs: np.ndarray) -> None:
 @pytest.mark.parametrize("name", DRAFTS)
 def test_counts_are_the_targets(name: str, temperature: float) -> None:
     q, each = DRAFTS[name], np.full(DRAWS, temperature, np.float32)
-    drafts, classes, count = requests(q, P_LOGITS, each, name != "none")
+    drafts, classes, count = map(np.asarray, requests(q, P_LOGITS, each, name != "none"))
     for place, probs in enumerate(softmax(P_LOGITS / temperature)):
         here = np.asarray(count) >= place
         # Rows of the target that don't depend on what was drawn before: neither do the classes.

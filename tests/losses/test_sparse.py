@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -27,19 +27,37 @@ SPARSEMAX_LOSS_OF_LABELS = functools.partial(jl.entmax_loss_with_integer_labels,
 BUDGETS = {"sparsemax": 3e-7, "entmax 1.5": 3e-7, "entmax": 1e-6}
 
 
-def of_alpha(alpha: float) -> dict[str, Any]:
-    """The functions of one alpha; entmax also with an alpha that it doesn't know beforehand."""
-    functions = {
-        "entmax": lambda z, **kw: jl.entmax(z, alpha=alpha, **kw),
-        "entmax traced": lambda z, **kw: jl.entmax(z, alpha=jnp.float32(alpha), **kw),
+def entmax(z: Any, alpha: Any) -> Any:
+    """With an alpha that it doesn't know beforehand: one program for all of them."""
+    return jl.entmax(z, alpha=alpha)
+
+
+class Function(NamedTuple):
+    """A function of logits, and perhaps of alpha."""
+
+    name: str
+    alpha: float
+    fn: Any
+    args: tuple[Any, ...] = ()
+
+    @property
+    def budget(self) -> float:
+        return BUDGETS[self.name.split(" traced")[0]]
+
+
+def of_alpha(alpha: float) -> list[Function]:
+    known = Function("entmax", alpha, functools.partial(jl.entmax, alpha=alpha))
+    traced = Function("entmax traced", alpha, entmax, (np.float32(alpha),))
+    closed = {
+        1.5: [Function("entmax 1.5", 1.5, jl.entmax)],
+        2.0: [Function("sparsemax", 2.0, jl.sparsemax)],
     }
-    closed = {1.5: {"entmax 1.5": jl.entmax}, 2.0: {"sparsemax": jl.sparsemax}}
-    return functions | closed.get(alpha, {})
+    return [known, traced, *closed.get(alpha, [])]
 
 
-FUNCTIONS = [(name, alpha, fn) for alpha in ALPHAS for name, fn in of_alpha(alpha).items()]
+FUNCTIONS = [function for alpha in ALPHAS for function in of_alpha(alpha)]
 each_function = pytest.mark.parametrize(
-    ("name", "alpha", "fn"), FUNCTIONS, ids=[f"{name} {alpha}" for name, alpha, _ in FUNCTIONS]
+    "function", FUNCTIONS, ids=[f"{function.name} {function.alpha}" for function in FUNCTIONS]
 )
 
 
@@ -89,11 +107,12 @@ def rows(num_classes: int, scale: float) -> np.ndarray:
 @pytest.mark.optimized
 @each_function
 @pytest.mark.parametrize("num_classes", [7, 500])
-def test_values(name: str, alpha: float, fn: Any, num_classes: int) -> None:
+def test_values(function: Function, num_classes: int) -> None:
+    alpha = function.alpha
     z = np.concatenate([rows(num_classes, scale) for scale in (0.1, 1, 5)])
     z = np.concatenate([z, z + np.float32(64), np.round(z), np.zeros_like(z[:1])])  # also with ties
-    got = np.asarray(jax.jit(fn)(z))
-    np.testing.assert_allclose(got, bisected(z, alpha), rtol=0, atol=BUDGETS[name.split()[0]])
+    got = np.asarray(jax.jit(function.fn)(z, *function.args))
+    np.testing.assert_allclose(got, bisected(z, alpha), rtol=0, atol=function.budget)
     # What p and the sum that it is divided by are off by: a few roundings each.
     np.testing.assert_allclose(np.sum(got.astype(float), axis=-1), 1, rtol=0, atol=16 * EPS)
     if alpha > 1.1:  # below, the support's edge is where p is far below 1e-30
@@ -245,18 +264,27 @@ def test_gradient_of_losses(alpha: float) -> None:
 # Derivatives.
 
 
+@functools.cache
+def jacobians(fn: Any) -> Any:
+    """Of each row, in both modes."""
+
+    def both(z: Any, *args: Any) -> Any:
+        return jax.jacrev(fn)(z, *args), jax.jacfwd(fn)(z, *args)
+
+    return jax.jit(lambda z, *args: jax.vmap(lambda z: both(z, *args))(z))
+
+
 @pytest.mark.optimized
 @each_function
-def test_jacobian(name: str, alpha: float, fn: Any) -> None:
+def test_jacobian(function: Function) -> None:
     """diag(s) - s s' / sum(s) with s = p**(2 - alpha) on the support."""
-    z = rows(5, 1.0)
+    z, alpha = rows(5, 1.0), function.alpha
     p = bisected(z, alpha)
     assert not np.any((p > 0) & (p < 1e-6))  # no row is at an edge, where p's rounding shows
     s = np.where(p > 0, np.maximum(p, 1e-300) ** (2 - alpha), 0)
     want = s[:, :, None] * np.eye(5) - s[:, :, None] * s[:, None] / np.sum(s, -1)[:, None, None]
-    jacobians = jax.jit(jax.vmap(lambda z: (jax.jacrev(fn)(z), jax.jacfwd(fn)(z))))
-    for got in jacobians(z):
-        np.testing.assert_allclose(got, want, rtol=0, atol=4 * BUDGETS[name.split()[0]])
+    for got in jacobians(function.fn)(z, *function.args):
+        np.testing.assert_allclose(got, want, rtol=0, atol=4 * function.budget)
 
 
 @jax.jit

@@ -180,7 +180,12 @@ def test_what_is_no_restriction_is_nan() -> None:
     without_intercept = jl.summarize(jl.fit_logistic(RISING[:, 1:], y))
     assert jnp.isnan(without_intercept.likelihood_ratio.statistic)
     assert jnp.isfinite(without_intercept.aic)
-    alone = jl.summarize(jl.fit_logistic(RISING[:, :1], y)).likelihood_ratio
+    null = jl.fit_logistic(RISING[:, :1], y)
+    early, early_null = (each._replace(converged=jnp.array(False)) for each in (fit, null))
+    assert jnp.isfinite(jl.likelihood_ratio_test(fit, null).p_value)
+    assert jnp.isnan(jl.likelihood_ratio_test(early, null).p_value)
+    assert jnp.isnan(jl.likelihood_ratio_test(fit, early_null).p_value)
+    alone = jl.summarize(null).likelihood_ratio
     assert alone.degrees_of_freedom == 0
     assert alone.p_value == 1
 
