@@ -24,15 +24,28 @@ LOSSES = ("softmax_cross_entropy", "softmax_kl_divergence")
 
 
 def programs(case: Case, fn: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    """Forward, and what a training step asks for: a loss's mean, or one class of each row."""
-    is_loss = case.name in LOSSES
+    """Forward, and what a training step asks for: a loss's mean, or something of each row.
 
-    def number(*args: Any) -> Any:
+    Of one class the cotangents are zeros but for a column, which XLA knows; else they are dense.
+    """
+
+    def mean(*args: Any) -> Any:
+        return fn(*args).astype(jnp.float32).mean()
+
+    def of_one(*args: Any) -> Any:
         result = fn(*args).astype(jnp.float32)
-        return result.mean() if is_loss else result.reshape(result.shape[0], -1)[:, 0].sum()
+        return result.reshape(result.shape[0], -1)[:, 0].sum()
 
-    forward = number if is_loss else fn
-    return {"forward": forward, "value and gradient": jax.value_and_grad(number)}
+    def of_all(*args: Any) -> Any:
+        return jnp.square(fn(*args).astype(jnp.float32)).mean()
+
+    if case.name in LOSSES:
+        return {"mean": mean, "value and gradient": jax.value_and_grad(mean)}
+    return {
+        "forward": fn,
+        "gradient, one class": jax.value_and_grad(of_one),
+        "gradient, squares": jax.value_and_grad(of_all),
+    }
 
 
 def measure(case: Case, classes: int, dtype: str) -> list[list[str]]:
@@ -62,9 +75,10 @@ def main() -> None:
         "# Softmax and losses of whole rows",
         f"Written by `benchmarks/rows.py`: {SIZE} logits in rows of so many classes. Calls are "
         "interleaved; ratios are medians over neighbouring calls, with quartiles. Of a loss the "
-        "mean is taken, of other functions' gradients that of one class. MiB are what the program "
-        "asks for beside arguments and results, ours / theirs. The peers are `jax.nn`'s softmax, "
-        "log_softmax and logsumexp, and optax's softmax_cross_entropy and kl_divergence (of "
+        "mean is taken; of other functions the value and gradient of the sum of one class, whose "
+        "cotangents are zeros in all other columns, and of the mean square, whose are dense. MiB "
+        "are what the program asks for beside arguments and results, ours / theirs. The peers are "
+        "`jax.nn`'s softmax, log_softmax and logsumexp, and optax's softmax_cross_entropy and kl_divergence (of "
         "`jax.nn.log_softmax` and `jax.nn.softmax`, as it takes no logits).",
         f"{machine()}. {versions('jax', 'jaxlib', 'optax')}.",
         table([*columns, "MiB"], rows),

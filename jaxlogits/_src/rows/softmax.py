@@ -13,6 +13,7 @@ A row of -inf has no softmax: its results are NaN, but for logsumexp's -inf.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -154,11 +155,17 @@ def centred(p: Array, dz: Array, axis_name: AxisName) -> Array:
 def softmax_rows(z: Array, axis_name: AxisName) -> Array:
     """Softmax over the last axis, of rows in any floating-point dtype."""
     z = widen(z)
-    largest = row_max(z, axis_name)
-    exps = jnp.exp(jnp.where(z == largest, 0.0, z - largest))  # inf - inf at an infinite maximum
-    total = row_sum(exps, axis_name)
-    unclear = (largest == -jnp.inf) | ((largest == jnp.inf) & (total > 1.0))
-    return exps / jnp.where(unclear, jnp.nan, total)
+    greatest = float(jnp.finfo(z.dtype).max)
+    most = math.floor(math.log(greatest)) - 1  # 1 / exp(most) is a normal number, too
+    # +inf lies that far above the greatest number, beside which all others vanish: minima, as a
+    # select would end XLA:CPU's loop. A row of -inf is NaN, and so is one of several +inf.
+    top = jnp.minimum(row_max(z, axis_name), greatest)
+    exps = jnp.exp(jnp.minimum(z - top, most))
+    if has_few_classes(z):
+        total = of_all_devices(functools.reduce(jnp.add, each_class(exps)), axis_name)
+    else:
+        total = row_sum(exps, axis_name)
+    return exps / jnp.where(total > 1.5 * math.exp(most), jnp.nan, total)
 
 
 def _softmax_by_z(dz: Array, p: Array, z: Array, axis_name: AxisName) -> Array:
