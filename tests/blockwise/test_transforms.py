@@ -154,6 +154,42 @@ def test_vmap_over_params_rows_or_both(kind: str, axes: tuple[int | None, ...]) 
     assert_close(jax.jit(gradients(blockwise))(*args), interpreted(gradients(plain))(*args))
 
 
+def test_second_derivatives_of_a_function_of_the_results() -> None:
+    """They ask for the slope of the results once more, by the rule of what made them.
+
+    Before JAX 0.12 a scan that is taken apart forgets such rules: softplus has one, and sin asks.
+    """
+
+    def total(kernel: Array, hidden: Array) -> Array:
+        def fn(kernel: Array, hidden: Array) -> Array:
+            return jl.softplus(hidden @ kernel).sum(axis=1)
+
+        return jnp.sum(jnp.sin(jl.blockwise_map(fn, block_size=BLOCK)(kernel, hidden)))
+
+    def plain(kernel: Array, hidden: Array) -> Array:
+        return jnp.sum(jnp.sin(jnp.logaddexp(hidden @ kernel, 0.0).sum(axis=1)))
+
+    args = FLOATS[0]["kernel"], FLOATS[1]
+    along = jax.tree.map(jnp.cos, args)
+
+    def second(fn: Callable[..., Any]) -> Callable[..., Any]:
+        gradients = jax.grad(fn, (0, 1))
+
+        def backwards(*args: Any) -> Any:
+            return sum(map(jnp.vdot, gradients(*args), along))
+
+        def forwards(*args: Any) -> Any:
+            return jax.jvp(fn, args, along)[1]
+
+        return lambda *args: (
+            jax.jvp(gradients, args, along)[1],
+            jax.grad(backwards, (0, 1))(*args),
+            jax.grad(forwards, (0, 1))(*args),
+        )
+
+    assert_close(jax.jit(second(total))(*args), interpreted(second(plain))(*args))
+
+
 MESH = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
 SPECS = {"mesh": MESH, "in_specs": (P(), P("data"), P("data"), P("data"))}
 
