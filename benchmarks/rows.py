@@ -78,8 +78,8 @@ def main() -> None:
         "mean is taken; of other functions the value and gradient of the sum of one class, whose "
         "cotangents are zeros in all other columns, and of the mean square, whose are dense. MiB "
         "are what the program asks for beside arguments and results, ours / theirs. The peers are "
-        "`jax.nn`'s softmax, log_softmax and logsumexp, and optax's softmax_cross_entropy and kl_divergence (of "
-        "`jax.nn.log_softmax` and `jax.nn.softmax`, as it takes no logits).",
+        "`jax.nn`'s softmax, log_softmax and logsumexp, and optax's softmax_cross_entropy and "
+        "kl_divergence (of `jax.nn.log_softmax` and `jax.nn.softmax`, as it takes no logits).",
         f"{machine()}. {versions('jax', 'jaxlib', 'optax')}.",
         table([*columns, "MiB"], rows),
     )

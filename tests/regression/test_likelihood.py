@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import row_oracles as ro
 
+import jaxlogits as jl
 from jaxlogits._src.regression import likelihood as module
 from jaxlogits._src.regression.coordinates import Coordinates
 from jaxlogits._src.regression.counts import divergence, likeliest
@@ -114,3 +115,32 @@ def test_blocks_give_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -> None
         # Sums of a thousand terms, in two orders.
         atol = 1000**0.5 * 2**-23 * float(jnp.abs(want).max())
         np.testing.assert_allclose(got, want, rtol=0, atol=atol)
+
+
+@pytest.mark.usefixtures("x64")
+def test_second_derivatives_of_a_fit_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each order of both modes: before JAX 0.12 a scan forgets the sigmoid's rule by itself."""
+    monkeypatch.setattr(module, "_FEW_PRODUCTS", 0)
+    monkeypatch.setattr(module, "_BLOCK_SIZE", 1)  # then a block has 256 rows
+    rng = np.random.default_rng(0)
+    x = np.column_stack([np.ones(600), rng.normal(size=600)])
+    y = (rng.random(600) < 0.4).astype(float)
+
+    def number(by: jax.Array) -> jax.Array:
+        weights, offset = jnp.exp(by[0] * x[:, 1]), by[1] * jnp.cos(x[:, 1])
+        fit = jl.fit_logistic(x, y, weights=weights, offset=offset)
+        return jnp.sum(jnp.sin(fit.coefficients)) + jnp.sin(fit.deviance / 600)
+
+    @jax.jit
+    def second(by: jax.Array) -> list[jax.Array]:
+        along = jnp.array([1.0, -0.5])
+        gradient = jax.grad(number)
+        return [
+            jax.jvp(gradient, [by], [along])[1],
+            jax.grad(lambda by: gradient(by) @ along)(by),
+            jax.grad(lambda by: jax.jvp(number, [by], [along])[1])(by),
+        ]
+
+    first, *others = second(jnp.array([0.1, 0.2]))
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-7)

@@ -59,3 +59,17 @@ def checkpointed(fn: F) -> F:
     static = tuple(i for i, name in enumerate(names) if name in ("power", "greatest", "axis_name"))
     run: Any = functools.wraps(fn)(jax.checkpoint(fn, static_argnums=static))
     return run  # type: ignore[no-any-return]
+
+
+def keeping_rules(fn: Callable[..., Any], *args: Any) -> Any:
+    """``fn(*args)``, a scan, with the derivative rules of what it calls, whatever it closes over.
+
+    JAX before 0.12 forgets them where it takes a scan apart, so that second derivatives are wrong:
+    unless its value isn't the scan's that is differentiated, but that of a function with this rule.
+    """
+    if jax.__version_info__ >= (0, 12):
+        return fn(*args)
+    whole, consts = jax.closure_convert(fn, *args)
+    held: Any = jax.custom_jvp(whole)
+    held.defjvp(lambda at, along: (held(*at), jax.jvp(whole, at, along)[1]))
+    return held(*args, *consts)

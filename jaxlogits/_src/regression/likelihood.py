@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxlogits._src.base import odds, xla
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.rules import keeping_rules
 from jaxlogits._src.base.varying import zeros
 from jaxlogits._src.regression.classes import shares
 from jaxlogits._src.regression.counts import divergence
@@ -188,5 +189,9 @@ def _sum_blocks(terms: Callable[[Rows], T], rows: Rows, num_blocks: int) -> T:
     types = jax.eval_shape(terms, jax.tree.map(lambda x: x[0], blocks))
     like = jax.tree.leaves(rows)
     nothing = jax.tree.map(lambda t: zeros(t.shape, t.dtype, *like), types)
-    total, _ = lax.scan(jax.checkpoint(add, prevent_cse=False), nothing, blocks)
+
+    def add_up(nothing: T, blocks: Rows) -> T:
+        return lax.scan(jax.checkpoint(add, prevent_cse=False), nothing, blocks)[0]
+
+    total = keeping_rules(add_up, nothing, blocks)
     return add(total, jax.tree.map(lambda x: x[cut:], rows))[0] if left_over else total
