@@ -178,6 +178,8 @@ def softmax_focal_loss_with_integer_labels(
     def loss(z: Array) -> Array:
         # A class that is masked costs nothing where it has no share, and infinity where it has.
         losses = focal(-log_softmax_rows(z, axis_name), gamma)
+        if rows.mask is not None:
+            losses = jnp.where(rows.mask | (targets != 0), losses, 0.0)
         return row_sum(weigh(targets, losses), axis_name)[..., 0]
 
     return reduced(loss, rows)
