@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-# Programs for a type checker, which don't run, and what needs torch to be imported.
-collect_ignore = ["typing", "peer_policies.py"]
+# Programs for a type checker, which don't run, and what needs torch or coverage to be imported.
+collect_ignore = ["typing", "peer_policies.py", "mutate.py"]
 
 # The same examples in every run; `HYPOTHESIS_PROFILE=explore pytest` looks for new ones.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
