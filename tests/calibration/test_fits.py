@@ -278,6 +278,21 @@ def test_saturated_logits_and_scores_far_from_0() -> None:
     np.testing.assert_allclose(far.slope, near.slope, rtol=1e-3)
 
 
+def test_vector_scaling_of_rows_that_can_nearly_be_told_apart() -> None:
+    """A slight pull has its minimum far out, where the gradient is 0 after some 200 steps."""
+    rng = np.random.default_rng(193)
+    z = 8 * rng.normal(size=(40, 5))
+    labels = (z + 1.5 * rng.normal(size=z.shape)).argmax(axis=1).astype(np.int32)
+    weight, l2 = 1e6, 0.1
+    with jax.enable_x64(True):
+        fit = fit_vector_scaling(z, labels, weights=np.full(40, weight), l2=l2)
+    assert fit.converged
+    scale, bias = map(np.asarray, fit[:2])
+    wrong = weight * (softmax(z * scale + bias, axis=1) - np.eye(5)[labels])
+    np.testing.assert_allclose(np.sum(wrong * z, axis=0) + l2 * (scale - 1), 0, atol=1e-5)
+    np.testing.assert_allclose(np.sum(wrong, axis=0) + l2 * bias, 0, atol=1e-5)
+
+
 def test_vector_scaling_exports_with_any_number_of_rows_and_classes() -> None:
     rows, classes = jax.export.symbolic_shape("n, k")
     types = (

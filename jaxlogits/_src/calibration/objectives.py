@@ -53,13 +53,15 @@ def spread(gaps: Array, hit: Array, weight: Array) -> Array:
     return jnp.where(spread > 0, spread, 1.0)
 
 
-def minimize_loss(evaluate: Evaluate, start: Array, args: Any) -> Minimum:
+def minimize_loss(
+    evaluate: Evaluate, start: Array, args: Any, max_steps: int | Array = 100
+) -> Minimum:
     """The minimum of one of these losses."""
     # The last step leaves the square of the tolerance, in standard errors: 6e-6 in float32. Where
     # there is a minimum, that takes about 5 steps. Where there is none, each step divides the loss
     # by e until it's below that square, which 100 steps suffice for.
     tolerance = float(jnp.finfo(start.dtype).eps) ** 0.375
-    return minimize(evaluate, start, args, max_steps=100, tolerance=tolerance)
+    return minimize(evaluate, start, args, max_steps=max_steps, tolerance=tolerance)
 
 
 def by_inverse_temperature(args: tuple[Array, Array], point: Array) -> tuple[Array, Array, Array]:
