@@ -22,6 +22,7 @@ import fuzz_fits
 import fuzz_heads
 import fuzz_mesh
 import fuzz_rows
+import jax
 
 CHECKS: dict[str, Callable[[str, int], list[str]]] = {
     **dict.fromkeys(fuzz_rows.BY_NAME, fuzz_rows.check),
@@ -29,6 +30,10 @@ CHECKS: dict[str, Callable[[str, int], list[str]]] = {
     **dict.fromkeys(fuzz_fits.TARGETS, fuzz_fits.check),
     **dict.fromkeys(fuzz_mesh.TARGETS, fuzz_mesh.check),
 }
+
+
+# Calls, each with a few programs, until they are let go: a process has 65,530 maps of memory.
+PROGRAMS = 1000
 
 
 class Report(NamedTuple):
@@ -52,6 +57,8 @@ def fuzz(
                 failures.append(failure)
                 say(failure)
             counts[name] += 1
+            if counts.total() % PROGRAMS == 0:
+                jax.clear_caches()
         rounds += 1
 
 
