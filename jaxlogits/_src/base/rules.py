@@ -16,6 +16,11 @@ from jax.custom_derivatives import SymbolicZero
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# JAX before 0.12 forgets the derivative rules of what a scan calls when it takes the scan apart, so
+# that second derivatives are wrong: unless what is differentiated isn't the scan's own value, but
+# that of a function with a rule around it.
+SCANS_FORGET_RULES = jax.__version_info__ < (0, 12)
+
 
 def derivatives(fn: Any, *partials: Any) -> None:
     """Give a ``custom_jvp`` function its rule, from one function for each of its arguments.
@@ -62,12 +67,8 @@ def checkpointed(fn: F) -> F:
 
 
 def keeping_rules(fn: Callable[..., Any], *args: Any) -> Any:
-    """``fn(*args)``, a scan, with the derivative rules of what it calls, whatever it closes over.
-
-    JAX before 0.12 forgets them where it takes a scan apart, so that second derivatives are wrong:
-    unless its value isn't the scan's that is differentiated, but that of a function with this rule.
-    """
-    if jax.__version_info__ >= (0, 12):
+    """``fn(*args)``, a scan, with the derivative rules of what it calls and what it closes over."""
+    if not SCANS_FORGET_RULES:
         return fn(*args)
     whole, consts = jax.closure_convert(fn, *args)
     held: Any = jax.custom_jvp(whole)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, wide_dtype
-from jaxlogits._src.base.rules import is_symbolic_zero
+from jaxlogits._src.base.rules import SCANS_FORGET_RULES, is_symbolic_zero
 from jaxlogits._src.base.varying import varying_axes, zeros
 from jaxlogits._src.blockwise.kept import kept
 from jaxlogits._src.blockwise.operands import Leaves, Operands, combine, partition
@@ -173,10 +173,20 @@ def differentiable(block: Block, fn: Callable[..., Any], dtypes: list[Any]) -> C
             return fn(active, *combine(given, rest))
 
         value, tangent = jax.jvp(of, (wide(given),), (wide(partition(changes, active)[0]),))
-        # JAX before 0.12 forgets the rules of what a scan calls when it takes the scan apart.
-        return held(*primals) if jax.__version_info__ < (0, 12) else value, tangent
+        return (_given(held_jvp, value, *primals) if SCANS_FORGET_RULES else value), tangent
 
     return held
+
+
+def _given(rule: Callable[..., Any], value: Any, *args: Any) -> Any:
+    """A value that was made of ``args``, which is differentiated by ``rule`` and not as it was."""
+    given: Any = jax.custom_jvp(lambda value, *_: value)
+
+    @functools.partial(given.defjvp, symbolic_zeros=True)
+    def given_jvp(primals: Any, tangents: Any) -> Any:
+        return given(*primals), rule(tuple(primals[1:]), tuple(tangents[1:]))[1]
+
+    return given(value, *args)
 
 
 def accumulators(block: Block, dtype: Any) -> list[Any]:

@@ -161,10 +161,9 @@ def softmax_rows(z: Array, axis_name: AxisName) -> Array:
     # select would end XLA:CPU's loop. A row of -inf is NaN, and so is one of several +inf.
     top = jnp.minimum(row_max(z, axis_name), greatest)
     exps = jnp.exp(jnp.minimum(z - top, most))
-    if has_few_classes(z):
-        total = of_all_devices(functools.reduce(jnp.add, each_class(exps)), axis_name)
-    else:
-        total = row_sum(exps, axis_name)
+    few = has_few_classes(z)
+    own = functools.reduce(jnp.add, each_class(exps)) if few else row_sum(exps, None)
+    total = of_all_devices(own, axis_name)
     return exps / jnp.where(total > 1.5 * math.exp(most), jnp.nan, total)
 
 
