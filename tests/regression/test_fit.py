@@ -396,14 +396,31 @@ def test_counts_of_many_trials(size: float) -> None:
         yes[3:5] = np.round(trials[3:5] * p[3:5])
     fit = fit_small(x, yes, trials=trials)
     want = sm.GLM(
-        np.column_stack([yes, trials - yes]).astype(float), x, family=sm.families.Binomial()
+        np.column_stack([yes, trials.astype(float) - yes]), x, family=sm.families.Binomial()
     ).fit(tol=1e-14)
     assert fit.deviance >= 0
-    # The rounding of log-odds of 1, 2^-23 or so, times residuals of sqrt(trials): 4e-3 a row, of
-    # logarithms of 11, and more than the deviance has digits.
-    np.testing.assert_allclose(fit.log_likelihood, want.llf, rtol=1e-5 if size <= 1e7 else 4e-5)
-    if size <= 1e7:
-        np.testing.assert_allclose(fit.deviance, want.deviance, rtol=1e-4)
+    # The rounding of log-odds of 1, times residuals of sqrt(trials), would be 4e-3 a row.
+    np.testing.assert_allclose(fit.log_likelihood, want.llf, rtol=1e-6)
+    np.testing.assert_allclose(fit.deviance, want.deviance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", uncentred())
+def test_counts_of_a_billion_trials(name: str) -> None:
+    """In float32 as in float64, offsets and columns far from 0 included."""
+    x, rng = uncentred()[name].astype(np.float32), np.random.default_rng(0)
+    level, offset = rng.normal(size=len(x)), rng.normal(size=len(x)).astype(np.float32)
+    trials = np.ceil(rng.uniform(0.5, 1, size=len(x)) * 1e9).astype(np.float32)
+    p = 1 / (1 + np.exp(-level))
+    yes = rng.binomial(trials.astype(np.int64), p).astype(np.float32)
+    offset = (level + 1e-4 * offset).astype(np.float32)
+    fit = jl.fit_logistic(x, yes, trials=trials, offset=offset)
+    with jax.enable_x64(True):
+        wide = (array.astype(float) for array in (x, yes, trials, offset))
+        x, yes, trials, offset = wide
+        want = jl.fit_logistic(x, yes, trials=trials, offset=offset)
+    np.testing.assert_allclose(fit.log_likelihood, want.log_likelihood, rtol=1e-6)
+    np.testing.assert_allclose(fit.deviance, want.deviance, rtol=1e-5)
+    np.testing.assert_allclose(fit.null_log_likelihood, want.null_log_likelihood, rtol=1e-6)
 
 
 def test_the_deviance_of_a_perfect_fit_is_not_negative() -> None:

@@ -15,18 +15,24 @@ from jax.scipy.special import gammaln
 
 from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.exp_log import exp_bend
-from jaxlogits._src.regression.design import Counts
+from jaxlogits._src.regression.coordinates import Coordinates
+from jaxlogits._src.regression.design import Counts, Model, Rows, finite_features
+from jaxlogits._src.regression.likelihood import sum_rows
+from jaxlogits._src.regression.newton import product
+from jaxlogits._src.regression.two_floats import TwoFloats, add, dot, log_ratio, multiply
 
 
-def divergence(log_odds: Array, yes: Array, no: Array) -> Array:
-    """KL(yes || sigmoid(log_odds)), for shares of yes and no that add up to 1; at least 0."""
-    rarely = yes <= no
-    s, x = jnp.where(rarely, yes, no), jnp.where(rarely, log_odds, -log_odds)
-    never = s <= 0
-    s = jnp.where(never, 0.25, s)
+def divergence(log_odds: TwoFloats, yes: Array, no: TwoFloats) -> Array:
+    """KL(yes || sigmoid(log_odds)) for shares of yes and no, or counts of them; at least 0."""
+    rarely = yes <= no.high
+    least = jnp.where(rarely, yes, no.high)
+    never = least <= 0
+    observed = log_ratio(jnp.where(never, 1, yes), TwoFloats(*(jnp.where(never, 1, x) for x in no)))
+    # What is left of two numbers that are nearly equal, and what their rounding has left out.
+    d = (log_odds.high - observed.high) + (log_odds.low - observed.low)
+    x, d = jnp.where(rarely, log_odds.high, -log_odds.high), jnp.where(rarely, d, -d)
+    s = jnp.where(never, 0.25, least / jnp.where(never, 1, yes + no.high))
     # log(1 + t) - s d with t = s (exp(d) - 1), both of which are nearly s d where d is small.
-    # A single logarithm, as the digits of d are what is left of those of the log-odds.
-    d = x - jnp.log(s / jnp.where(never, 0.75, jnp.where(rarely, no, yes)))
     near = jnp.minimum(d, 1)
     t = s * jnp.expm1(near)
     close = s * _exp_minus_line(near) - _log_bend(t)
@@ -74,11 +80,45 @@ def _stirling_error(n: Array) -> Array:
     return jnp.where(n < enough, exact, (1 / 12 + series * square) / many)
 
 
-def log_likelihood(counts: Counts, losses: Array) -> Array:
-    """The log likelihood of counts, in any order, from the losses of their shares."""
+def log_likelihood(counts: Counts, loss: Array, excess: Array) -> Array:
+    """The log likelihood of counts, in any order, from the loss of their shares and its excess."""
     at_best = jnp.sum(counts.weights * likeliest(counts.yes, counts.trials))
     ways = jnp.sum(counts.weights * _log_ways(counts))
-    return with_derivative_of(at_best - losses[1], ways - losses[0])
+    return with_derivative_of(at_best - excess, ways - loss)
+
+
+def excess_loss(model: Model, counts: Counts) -> Array:
+    """How far the loss is above that of probabilities equal to the shares; without derivatives."""
+    model, counts = lax.stop_gradient((model, counts))
+    # Of labels that are all 0 or 1 it is the loss.
+    certain = jnp.all((counts.yes <= 0) | (counts.yes >= counts.trials))
+    excess: Array = lax.cond(certain, lambda model, _: model.loss, _sum_excess, model, counts)
+    return excess
+
+
+def _sum_excess(model: Model, counts: Counts) -> Array:
+    design = model.design
+    coefficients = _coefficients(design.coordinates, model.kernel[0])
+
+    def excess(rows: Rows, _: Array) -> Array:
+        yes, trials = rows.labels.T
+        high, low = dot(finite_features(rows), coefficients)
+        if rows.offset is not None:
+            high, rounded = add(high, rows.offset[:, 0])
+            low += rounded
+        return product(rows.weights, divergence(TwoFloats(high, low), yes, add(trials, -yes)))
+
+    rows = design.rows._replace(labels=jnp.stack([counts.yes, counts.trials], axis=1))
+    return sum_rows(excess, design._replace(rows=rows), 1)
+
+
+def _coefficients(coordinates: Coordinates, kernel: Array) -> TwoFloats:
+    """Those of the features [P], from the kernel [P] of the coordinates."""
+    own = kernel * coordinates.scale  # by powers of two
+    shift = dot(own, TwoFloats(coordinates.centre, jnp.zeros_like(own)))
+    moved = multiply(coordinates.level, shift.high)
+    high, low = add(own, -moved.high)
+    return TwoFloats(high, low - (moved.low + coordinates.level * shift.low))
 
 
 def with_derivative_of(value: Array, number: Array) -> Array:

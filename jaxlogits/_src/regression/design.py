@@ -23,10 +23,11 @@ class Rows(NamedTuple):
     """
 
     features: Array  # [N, P]
-    level: Array | None  # [N], their combination that is about 1, NaN if one of them isn't finite
+    level: Array  # [N], their combination that is about 1, NaN if one of them isn't finite
     labels: Array  # [N], shares of yes or class indices, or [N, 2], shares of yes and no
     weights: Array  # [N], at least 0
     offset: Array | None  # [N, J]
+    centred: Array | None = None  # [N, P], the features in the coordinates, where they are kept
 
 
 class Design(NamedTuple):
@@ -34,6 +35,14 @@ class Design(NamedTuple):
 
     rows: Rows
     coordinates: Coordinates
+
+
+class Model(NamedTuple):
+    """A regression of a design."""
+
+    design: Design
+    kernel: Array  # [J, P], in the design's coordinates
+    loss: Array  # the negative log likelihood there
 
 
 class Counts(NamedTuple):
@@ -50,8 +59,11 @@ def yes_no_design(
     weights: ArrayLike | None,
     offset: ArrayLike | None,
     trials: ArrayLike | None,
-) -> tuple[Design, Counts | None]:
-    """Rows whose labels are probabilities, and the counts that they come from, if they do."""
+) -> tuple[Design, Counts]:
+    """Rows whose labels are probabilities, and the counts that they come from, if they do.
+
+    Without trials a label is the share of yes of a single one.
+    """
     x = _as_features(features)
     y, w = _as_rows("labels", labels, x), _as_weights(weights, x)
     n = jnp.ones_like(y) if trials is None else _as_rows("trials", trials, x)
@@ -61,9 +73,8 @@ def yes_no_design(
     checks.check_values(rule, y, valid | (w == 0))
     w = jnp.where(valid | (w == 0), w, jnp.nan)
     y, n = jnp.where(valid, y, 0), jnp.where(valid, n, 1)
-    counts = None
+    counts = Counts(y, n, w)
     if trials is not None:
-        counts = Counts(y, n, w)
         # Of 9,999,997 out of 10,000,000 the share of no isn't 1 less that of yes, in float32.
         y, w = jnp.stack([y, n - y], axis=1) / jnp.where(n > 0, n, 1)[:, None], w * n
     known = None if offset is None else _as_rows("offset", offset, x)[:, None]
@@ -112,15 +123,13 @@ def _design(features: Array, labels: Array, weights: Array, offset: Array | None
 
 def finite_features(rows: Rows) -> Array:
     """The features [N, P]; 0 where a row has some that aren't finite."""
-    if rows.level is None:
-        return rows.features
     return jnp.where(jnp.isfinite(rows.level)[:, None], rows.features, 0)
 
 
 def centred(rows: Rows, coordinates: Coordinates) -> Array:
-    """The finite features in the coordinates, in which they are already if there is no level."""
-    if rows.level is None:
-        return rows.features
+    """The finite features in the coordinates."""
+    if rows.centred is not None:
+        return rows.centred
     level = jnp.where(jnp.isfinite(rows.level), rows.level, 0)
     left = finite_features(rows) - level[:, None] * coordinates.centre[None, :]
     return left * coordinates.scale[None, :]

@@ -14,8 +14,8 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.regression.coordinates import power_of_two
-from jaxlogits._src.regression.counts import log_likelihood, with_derivative_of
-from jaxlogits._src.regression.design import Design, class_design, yes_no_design
+from jaxlogits._src.regression.counts import excess_loss, log_likelihood, with_derivative_of
+from jaxlogits._src.regression.design import Design, Model, class_design, yes_no_design
 from jaxlogits._src.regression.likelihood import (
     RowTerms,
     class_terms,
@@ -122,20 +122,22 @@ def fit_logistic(
     design, counts = yes_no_design(features, labels, weights, offset, trials)
     metric = jnp.ones([1, 1], design.rows.features.dtype)
     found = _fit(yes_no_terms, design, l2, metric, firth, max_steps, tolerance)
-    loss, least = found.losses[0], jnp.sum(design.rows.weights * _entropy(design.rows.labels))
+    least = jnp.sum(design.rows.weights * _entropy(design.rows.labels))
+    unit, (at_fit, at_null) = found.unit, found.priors
+    loss, excess = unit * found.model.loss, unit * excess_loss(found.model, counts)
     # Both are accurate as they are computed, and differentiate as what they mean.
-    deviance = with_derivative_of(2 * found.losses[1], 2 * (loss - least))
+    deviance = with_derivative_of(2 * excess, 2 * (loss - least))
     fit = found.fit._replace(
         coefficients=found.fit.coefficients[:, 0],
         covariance=found.fit.covariance[:, 0, :, 0],
         deviance=deviance,
     )
-    if counts is None:
+    if trials is None:
         return fit
-    at_fit, at_null = found.priors
+    of_null, excess_of_null = unit * found.null.loss, unit * excess_loss(found.null, counts)
     return fit._replace(
-        log_likelihood=log_likelihood(counts, found.losses) + at_fit,
-        null_log_likelihood=log_likelihood(counts, found.null_losses) + at_null,
+        log_likelihood=log_likelihood(counts, loss, excess) + at_fit,
+        null_log_likelihood=log_likelihood(counts, of_null, excess_of_null) + at_null,
         total_weight=jnp.sum(counts.weights),
     )
 
@@ -204,12 +206,13 @@ def fit_multinomial(
 
 
 class _Found(NamedTuple):
-    """A fit, with coefficients [P, J] and the first loss as its log likelihood; and more of it."""
+    """A fit, with coefficients [P, J], and what it comes from."""
 
     fit: LogisticFit
-    losses: Array  # [L]
-    null_losses: Array  # [L]
-    priors: tuple[ArrayLike, ArrayLike]  # the log densities of Firth's prior at fit and null model
+    model: Model
+    null: Model
+    priors: tuple[ArrayLike, ArrayLike]  # the log densities of Firth's prior at both
+    unit: Array  # of the models' weights
 
 
 def _fit(
@@ -241,7 +244,7 @@ def _fit(
     total = jnp.sum(minimum.point)
     rule = "features must be finite, and no column a combination of others"
     checks.check_values(rule, total, jnp.isfinite(total))
-    losses, _, hessian = evaluate(row_terms, problem, minimum.point)
+    loss, _, hessian = evaluate(row_terms, problem, minimum.point)
     covariance, singular = inverse_hessian(problem, hessian)
     # Far out along a separating direction both gradient and Hessian fall like exp(-log-odds), and
     # the step between them stays a change of 1 in the log-odds, until the Hessian is singular.
@@ -251,13 +254,14 @@ def _fit(
     stuck = ~minimum.converged & (minimum.steps < max_steps)
     separated = moved & (singular | free | stuck) & (not firth)
     constant, has_intercept = constant_of(design)
-    without, priors = null_model(row_terms, problem, minimum.point, constant, unit)
+    null, priors = null_model(row_terms, problem, minimum.point, constant, unit)
+    kernel = minimum.point.reshape(num_outputs, num_features)
     fit = LogisticFit(
-        coefficients=product(problem.matrix, minimum.point.reshape(num_outputs, num_features).T),
+        coefficients=product(problem.matrix, kernel.T),
         covariance=jnp.where(separated, jnp.nan, covariance / unit),
-        log_likelihood=-unit * losses[0] + priors[0],
-        null_log_likelihood=-unit * without[0] + priors[1],
-        deviance=2 * unit * losses[0],
+        log_likelihood=-unit * loss + priors[0],
+        null_log_likelihood=-unit * null.loss + priors[1],
+        deviance=2 * unit * loss,
         num_rows=jnp.sum(rows.weights > 0, dtype=jnp.int32),
         total_weight=jnp.sum(rows.weights),
         has_intercept=has_intercept,
@@ -266,4 +270,4 @@ def _fit(
         steps=minimum.steps,
         separated=separated,
     )
-    return _Found(fit, unit * losses, unit * without, priors)
+    return _Found(fit, Model(design, kernel, loss), null, priors, unit)

@@ -19,7 +19,6 @@ from jaxlogits._src.base.dtypes import Array
 from jaxlogits._src.base.rules import keeping_rules
 from jaxlogits._src.base.varying import zeros
 from jaxlogits._src.regression.classes import shares
-from jaxlogits._src.regression.counts import divergence
 from jaxlogits._src.regression.design import Design, Rows, centred
 from jaxlogits._src.regression.newton import product
 
@@ -30,20 +29,15 @@ RowTerms = Callable[[Array, Array], Terms]
 
 
 def yes_no_terms(log_odds: Array, labels: Array) -> Terms:
-    """Two losses [2, C], and the first one's gradients [1, C] and Hessians [1, 1, C].
+    """Losses [C], their gradients [1, C] and Hessians [1, 1, C] in the log-odds [1, C].
 
-    All from sigmoid(-|x|), which keeps its digits where 1 - p has none. The second loss is what the
-    first one is above that of probabilities equal to the labels, and has no derivatives.
+    All from sigmoid(-|x|), which keeps its digits where 1 - p has none.
     """
     x, (yes, no) = log_odds[0], (labels, 1 - labels) if labels.ndim == 1 else labels.T
     likely, small = _less_likely(x)
     losses = jnp.where(likely, no * x, -yes * x) - jnp.log1p(-small)
     residuals = jnp.where(likely, no - small, small - yes)
-    # Of labels that are all 0 or 1 it is the loss itself, which is a fifth of the work.
-    certain = jnp.all((yes <= 0) | (no <= 0))
-    args = lax.stop_gradient((losses, x, yes, no))
-    above = lax.cond(certain, lambda loss, *_: loss, lambda _, *args: divergence(*args), *args)
-    return jnp.stack([losses, above]), residuals[None], (small * (1 - small))[None, None]
+    return losses, residuals[None], (small * (1 - small))[None, None]
 
 
 def _less_likely(x: Array) -> tuple[Array, Array]:
@@ -56,7 +50,7 @@ def _less_likely(x: Array) -> tuple[Array, Array]:
 
 
 def class_terms(log_odds: Array, labels: Array) -> Terms:
-    """Losses [1, C], their gradients [J, C] and Hessians [J, J, C] in the log-odds [J, C]."""
+    """Losses [C], their gradients [J, C] and Hessians [J, J, C] in the log-odds [J, C]."""
     z = jnp.pad(log_odds, ((1, 0), (0, 0)))
     is_label = labels[None] == jnp.arange(len(z), dtype=labels.dtype)[:, None]
     known = jnp.any(is_label, axis=0)
@@ -66,7 +60,7 @@ def class_terms(log_odds: Array, labels: Array) -> Terms:
     p, rest = of_all.probs[1:], of_all.rest[1:]
     same = jnp.eye(len(p), dtype=bool)[:, :, None]
     curvature = jnp.where(same, (p * rest)[:, None], -p[:, None] * p[None, :])
-    return losses[None], jnp.where(known[None], residuals, jnp.nan), curvature
+    return losses, jnp.where(known[None], residuals, jnp.nan), curvature
 
 
 # A block's largest array takes 512 KiB of float32, which stays in the cache of a core.
@@ -76,7 +70,7 @@ _FEW_PRODUCTS = 2**19
 
 
 def likelihood(row_terms: RowTerms, design: Design, kernel: Array) -> Terms:
-    """The sums of the losses [L], and the first one's gradient [J, P] and Hessian [J, P, J, P].
+    """The sum of the losses, its gradient [J, P] and its Hessian [J, P, J, P].
 
     The kernel [J, P], and so the derivatives, are in the design's coordinates.
     """
@@ -107,11 +101,11 @@ def first_step(row_terms: RowTerms, design: Design, num_outputs: int) -> tuple[A
 
 
 def prepared(design: Design, num_outputs: int) -> Design:
-    """The design with its features in the coordinates, where a block is all rows."""
+    """The design with its features in the coordinates kept, where a block is all rows."""
     if _blocks_of(design, num_outputs) > 1:
         return design
     features = centred(design.rows, design.coordinates)
-    return design._replace(rows=design.rows._replace(features=features, level=None))
+    return design._replace(rows=design.rows._replace(centred=features))
 
 
 def num_moved(design: Design, step: Array) -> Array:

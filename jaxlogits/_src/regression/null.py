@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, ArrayLike
-from jaxlogits._src.regression.design import Design, Rows
+from jaxlogits._src.regression.coordinates import Coordinates
+from jaxlogits._src.regression.design import Design, Model, Rows
 from jaxlogits._src.regression.likelihood import RowTerms, Terms, likelihood, sum_rows
 from jaxlogits._src.regression.newton import minimize, product, solve
 from jaxlogits._src.regression.problem import (
@@ -24,11 +25,16 @@ from jaxlogits._src.regression.problem import (
 RowEvaluate = Callable[[RowTerms, Problem, Array], Terms]
 
 
-def null_losses(row_terms: RowTerms, design: Design, num_outputs: int) -> Array:
-    """The losses [L] of the rows at the likeliest intercept, with their offset and weights."""
+def likeliest_intercept(
+    row_terms: RowTerms, design: Design, num_outputs: int
+) -> tuple[Design, Array]:
+    """The rows with a 1 for their features, and the kernel [J, 1] with their offset and weights."""
     rows = design.rows
-    one = jnp.ones_like(rows.weights)[:, None]
-    design = design._replace(rows=rows._replace(features=one, level=None))
+    level = jnp.ones_like(rows.weights)
+    one = level[:, None]
+    rows = rows._replace(features=one, level=level, centred=one)
+    nothing, unit = jnp.zeros([1], one.dtype), jnp.ones([1], one.dtype)
+    design = Design(rows, Coordinates(nothing, nothing, unit))
     if rows.offset is None:
         # Log-odds of -90 stand for those of a class without rows.
         shares = jnp.maximum(_label_weights(rows, num_outputs + 1), jnp.finfo(one.dtype).tiny)
@@ -38,7 +44,7 @@ def null_losses(row_terms: RowTerms, design: Design, num_outputs: int) -> Array:
         problem = Problem(design, None, no_l2, square)
         minimum = find_minimum(row_terms, problem, jnp.int32(100), lengths(None, rows.weights))
         kernel = minimum.point[:, None]
-    return likelihood(row_terms, design, kernel)[0]
+    return design, kernel
 
 
 def _label_weights(rows: Rows, num_classes: int) -> Array:
@@ -114,14 +120,17 @@ def firth_null(row_terms: RowTerms, problem: Problem, constant: Array) -> Array:
 
 def null_model(
     row_terms: RowTerms, problem: Problem, point: Array, constant: Array, unit: Array
-) -> tuple[Array, tuple[ArrayLike, ArrayLike]]:
-    """The null model's losses, and Firth's prior at the point that was found and at that model."""
+) -> tuple[Model, tuple[ArrayLike, ArrayLike]]:
+    """The null model, and Firth's prior at the point that was found and at that model."""
+    num_outputs = len(problem.metric)
     if problem.firth is None:
-        return null_losses(row_terms, problem.design, len(problem.metric)), (0.0, 0.0)
+        design, kernel = likeliest_intercept(row_terms, problem.design, num_outputs)
+        return Model(design, kernel, likelihood(row_terms, design, kernel)[0]), (0.0, 0.0)
     null = firth_null(row_terms, problem, constant)
     # The determinant is that in the units of features and weights.
     of_units = len(point) * jnp.log(unit) / 2
-    of_units -= len(problem.metric) * jnp.sum(jnp.log(problem.design.coordinates.scale))
+    of_units -= num_outputs * jnp.sum(jnp.log(problem.design.coordinates.scale))
     densities = (half_log_det(row_terms, problem, b) + of_units for b in (point, null))
     at_point, at_null = densities
-    return evaluate(row_terms, problem, null)[0], (at_point, at_null)
+    loss, kernel = evaluate(row_terms, problem, null)[0], null.reshape(num_outputs, -1)
+    return Model(problem.design, kernel, loss), (at_point, at_null)
