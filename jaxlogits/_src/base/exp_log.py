@@ -166,7 +166,10 @@ def log1p_tail(f: Array, low: Array) -> Array:
 
 
 def log_parts(u: Array) -> tuple[Array, Array, Array]:
-    """n, 2^-n and f with u = 2^n (1 + f), f in [-0.3, 0.42], exactly, for normal u in (0, 1]."""
+    """n, 2^-n and f with u = 2^n (1 + f), f in [-0.3, 0.42], exactly, for normal positive u.
+
+    2^-n may be subnormal for u > 1.
+    """
     layout = _LAYOUTS[u.dtype]
     bits = _as_integer(u)
     n = (bits - layout.bits_of_sqrt_half) >> layout.mantissa_bits
@@ -177,9 +180,20 @@ def log_parts(u: Array) -> tuple[Array, Array, Array]:
 
 def log_sum(n: Array, f: Array, low: Array) -> Array:
     """log(2^n (1 + f + low)), the small terms first."""
-    constants = _CONSTANTS[f.dtype]
-    tail = log1p_tail(f, low) + n * constants.log2_low
-    return n * constants.log2_high + (f + tail)
+    first, second = times_log2(n)
+    return first + (f + (log1p_tail(f, low) + second))
+
+
+def times_log2(n: Array) -> tuple[Array, Array]:
+    """n log(2) for an exponent n, exactly, and what that leaves out."""
+    constants = _CONSTANTS[n.dtype]
+    return n * constants.log2_high, n * constants.log2_low
+
+
+def atanh_rest(s: Array) -> Array:
+    """atanh(s) - s for |s| <= 1/5."""
+    z = s * s
+    return s * z * _polynomial(_CONSTANTS[s.dtype].log_tail, z, z * z)
 
 
 def twice_atanh(s: Array) -> Array:

@@ -27,11 +27,12 @@ def divergence(log_odds: TwoFloats, yes: Array, no: TwoFloats) -> Array:
     rarely = yes <= no.high
     least = jnp.where(rarely, yes, no.high)
     never = least <= 0
-    observed = log_ratio(jnp.where(never, 1, yes), TwoFloats(*(jnp.where(never, 1, x) for x in no)))
+    no = TwoFloats(jnp.where(never, 1, no.high), jnp.where(never, 0, no.low))
+    observed = log_ratio(jnp.where(never, 1, yes), no)
     # What is left of two numbers that are nearly equal, and what their rounding has left out.
     d = (log_odds.high - observed.high) + (log_odds.low - observed.low)
     x, d = jnp.where(rarely, log_odds.high, -log_odds.high), jnp.where(rarely, d, -d)
-    s = jnp.where(never, 0.25, least / jnp.where(never, 1, yes + no.high))
+    s = jnp.where(never, 0.25, least / (yes + no.high))
     # log(1 + t) - s d with t = s (exp(d) - 1), both of which are nearly s d where d is small.
     near = jnp.minimum(d, 1)
     t = s * jnp.expm1(near)

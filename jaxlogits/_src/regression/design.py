@@ -60,10 +60,7 @@ def yes_no_design(
     offset: ArrayLike | None,
     trials: ArrayLike | None,
 ) -> tuple[Design, Counts]:
-    """Rows whose labels are probabilities, and the counts that they come from, if they do.
-
-    Without trials a label is the share of yes of a single one.
-    """
+    """Rows whose labels are probabilities, and the counts that they come from, of 1 by default."""
     x = _as_features(features)
     y, w = _as_rows("labels", labels, x), _as_weights(weights, x)
     n = jnp.ones_like(y) if trials is None else _as_rows("trials", trials, x)

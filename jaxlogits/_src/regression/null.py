@@ -33,8 +33,8 @@ def likeliest_intercept(
     level = jnp.ones_like(rows.weights)
     one = level[:, None]
     rows = rows._replace(features=one, level=level, centred=one)
-    nothing, unit = jnp.zeros([1], one.dtype), jnp.ones([1], one.dtype)
-    design = Design(rows, Coordinates(nothing, nothing, unit))
+    as_it_is = Coordinates(*(jnp.full([1], value, one.dtype) for value in (0, 0, 1)))
+    design = Design(rows, as_it_is)
     if rows.offset is None:
         # Log-odds of -90 stand for those of a class without rows.
         shares = jnp.maximum(_label_weights(rows, num_outputs + 1), jnp.finfo(one.dtype).tiny)

@@ -7,12 +7,12 @@ Precision, 1971), the dot product is Ogita, Rump and Oishi's (Accurate Sum and D
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
+from jaxlogits._src.base import exp_log as el
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array
 
@@ -61,28 +61,18 @@ def log_ratio(a: Array, b: TwoFloats) -> TwoFloats:
     """log(a / b) of normal positive numbers, with an error of 1e-9 in float32."""
     ratio = a / b.high
     back = multiply(ratio, b.high)
-    left = ((a - back.high) - back.low - ratio * b.low) / b.high
-    result = _log(ratio)
-    return add(result.high, result.low + left / ratio)
-
-
-# log(2) = _LOG_2 + _LOG_2_REST; of the former a few digits are 0, so that its multiples are exact.
-_LOG_2 = 355 / 512
-_LOG_2_REST = -2.121944400546905827679e-4
+    left = (a - back.high) - back.low - ratio * b.low
+    high, low = _log(ratio)
+    return add(high, low + left / a)
 
 
 def _log(x: Array) -> TwoFloats:
-    """k log(2) + 2 atanh(t) for x = 2^k (1 + t) / (1 - t)."""
-    m, k = jnp.frexp(x)
-    is_small = m < math.sqrt(0.5)
-    m, k = jnp.where(is_small, 2 * m, m), jnp.where(is_small, k - 1, k).astype(x.dtype)
-    below, above = m - 1, add(m, jnp.ones_like(m))
-    t = below / above.high
-    back = multiply(t, above.high)
-    rest = ((below - back.high) - back.low - t * above.low) / above.high
-    square, terms = t * t, 7 if x.dtype == jnp.float32 else 16
-    series = jnp.full_like(t, 1 / (2 * terms + 1))
-    for n in range(2 * terms - 1, 1, -2):
-        series = series * square + 1 / n
-    high, low = add(k * _LOG_2, 2 * t)
-    return TwoFloats(high, low + 2 * (rest + t * square * series) + k * _LOG_2_REST)
+    """n log(2) + 2 atanh(t) for x = 2^n (1 + f), t = f / (2 + f)."""
+    n, _, f = el.log_parts(x)
+    sum_of = add(f, jnp.full_like(f, 2))
+    t = f / sum_of.high
+    back = multiply(t, sum_of.high)
+    rest = ((f - back.high) - back.low - t * sum_of.low) / sum_of.high
+    first, second = el.times_log2(n)
+    high, low = add(first, 2 * t)
+    return TwoFloats(high, low + 2 * (rest + el.atanh_rest(t)) + second)
