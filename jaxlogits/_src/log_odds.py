@@ -20,7 +20,6 @@ def logit(probs: ArrayLike) -> Array:
 
     Returns:
         The shape and dtype of ``probs``.
-
     Accuracy: float32 1.1 ulp, derivatives 1.3 and 5.5; float64 1.25 ulp, derivatives 1.3 and 5;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
 
@@ -42,7 +41,6 @@ def sigmoid(logits: ArrayLike) -> Array:
 
     Returns:
         The shape and dtype of ``logits``.
-
     Accuracy: float32 1.5 ulp, derivatives 2.5 and 5.5; float64 1.25 ulp, derivatives 2.2 and 5;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
 
@@ -64,7 +62,6 @@ def log_sigmoid(logits: ArrayLike) -> Array:
 
     Returns:
         The shape and dtype of ``logits``. The derivative is sigmoid(-x).
-
     Accuracy: float32 1.1 ulp, derivatives 1.5 and 2.5; float64 1.25 ulp, derivatives 1.25 and 2.2;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
 
@@ -86,7 +83,6 @@ def logitexp(log_probs: ArrayLike) -> Array:
 
     Returns:
         The shape and dtype of ``log_probs``. The derivative is 1 / (1 - exp(x)).
-
     Accuracy: float32 2 ulp, derivatives 2.5 and 5.5; bfloat16 and float16 0.501 ulp.
 
     Example:
@@ -107,7 +103,6 @@ def softplus(x: ArrayLike) -> Array:
 
     Returns:
         The shape and dtype of ``x``. The derivative is sigmoid(x).
-
     Accuracy: float32 1.1 ulp, derivatives 1.5 and 2.5; float64 1.25 ulp, derivatives 1.25 and 2.2;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
 
@@ -129,7 +124,6 @@ def log1mexp(x: ArrayLike) -> Array:
 
     Returns:
         The shape and dtype of ``x``. The derivative is 1 / (exp(x) - 1).
-
     Accuracy: float32 1.35 ulp, derivatives 2.5 and 5.5; float64 1.25 ulp, derivatives 2.2 and 5;
         bfloat16 and float16 0.501 ulp, derivatives 0.501 and 0.501.
     Reference: Mächler, Accurately Computing log(1 - exp(-|a|)) (2012), equation 7.

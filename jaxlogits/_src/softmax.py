@@ -28,12 +28,10 @@ def logsumexp(
     """Logarithm of the sum of exponentials, log(sum_j exp(z_j)); its gradient is the softmax.
 
     Args:
-        logits: floating-point array.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
+        logits, axis, where, axis_name: as in ``softmax``.
 
     Returns:
-        The shape of ``logits`` without ``axis``, in float32 or wider; -inf where no class counts.
-
+        The shape of ``logits`` without ``axis``, in float32 or wider; -inf if all are masked.
     Accuracy: float32 3 ulp of max(1, |result|). Its gradient has the accuracy of softmax.
 
     Example:
@@ -63,7 +61,6 @@ def softmax(
 
     Returns:
         The shape and dtype of ``logits``; masked classes are 0, even if that is the whole row.
-
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. The gaps are the
         differences between logits; rounding one of them adds up to 1 ulp per unit of it.
 
@@ -87,12 +84,10 @@ def log_softmax(
     """Log probabilities of the classes, log p_i = z_i - log(sum_j exp(z_j)).
 
     Args:
-        logits: unnormalised log probabilities, floating point.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
+        logits, axis, where, axis_name: as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are -inf.
-
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. Otherwise 5 ulp of
         the largest gap.
 
@@ -119,12 +114,10 @@ def class_log_odds(
     may round to 1; with two classes, the difference of their logits. ``sigmoid`` gives p back.
 
     Args:
-        logits: unnormalised log probabilities, floating point.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
+        logits, axis, where, axis_name: as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; -inf for masked classes, +inf for a class without others.
-
     Accuracy: float32 5 ulp of max(0.5, |result|) where the gaps are exact, derivative 5.
 
     Example:
