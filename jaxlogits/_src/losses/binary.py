@@ -34,7 +34,6 @@ def sigmoid_binary_cross_entropy(
 
     Returns:
         One loss per logit, in float32 or wider.
-
     Accuracy: float32 2.5 ulp, derivative 4. Terms of the derivative may cancel with soft labels.
 
     Example:
@@ -64,15 +63,13 @@ def sigmoid_focal_loss(
     """Binary focal loss, cross entropy times (1 - p_t)**gamma for p_t = y p + (1 - y) (1 - p).
 
     Args:
-        logits: log-odds, floating point.
-        labels: y in [0, 1], in the shape of ``logits``.
-        alpha: in [0, 1], weight of positive labels, 1 - alpha of negative ones; None for none.
+        logits, labels: as in ``sigmoid_binary_cross_entropy``.
+        alpha: in [0, 1], the weight of positive labels, 1 - alpha that of negative ones.
         gamma: focusing parameter, at least 0; 0 is the cross entropy.
 
     Returns:
         One loss per logit, in float32 or wider.
-
-    Accuracy: float32 4 ulp, derivative 5. At labels 0 and 1, with gamma up to 2.
+    Accuracy: float32 4 ulp, derivative 5. For labels 0 and 1 and gamma up to 2.
     Transforms: derivatives to the order that u**gamma has at u = 0.
     Reference: Lin et al., Focal Loss for Dense Object Detection (2017), equation 5.
 
@@ -96,7 +93,6 @@ def sigmoid_entropy(logits: ArrayLike) -> Array:
 
     Returns:
         One entropy per logit, in float32 or wider.
-
     Accuracy: that of ``entropy`` for two classes.
 
     Example:
@@ -113,12 +109,10 @@ def sigmoid_kl_divergence(logits_p: ArrayLike, logits_q: ArrayLike) -> Array:
     """Binary Kullback–Leibler divergence, p log(p / q) + (1 - p) log((1 - p) / (1 - q)).
 
     Args:
-        logits_p: log-odds of p, floating point; infinite for certain events.
-        logits_q: log-odds of q, in the shape of ``logits_p``.
+        logits_p, logits_q: log-odds of p and q in the same shape, floating point, or infinite.
 
     Returns:
-        One divergence per pair, in float32 or wider; +inf where q rules out what p doesn't.
-
+        One divergence per pair, in float32 or wider; +inf where q is 0 or 1 and p differs.
     Accuracy: float32 1e-6 relative, also for nearly equal log-odds; tested for sizes up to 40.
 
     Example:

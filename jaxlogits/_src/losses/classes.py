@@ -56,13 +56,10 @@ def softmax_cross_entropy(
         labels: targets t, in the shape of ``logits``; they need not sum to 1.
         axis, axis_name: dimensions and mesh axes of the classes, as in ``softmax``.
         where: boolean mask of classes, which broadcasts to ``logits``, or of rows, whose loss is 0.
-        label_smoothing: eps in [0, 1), a number or one per row, spread over the classes that count.
-        class_weights: w, ``[K]``, at least 0.
-        z_loss: weight of the squared logsumexp, which keeps it close to 0.
+        label_smoothing, class_weights, z_loss: as in ``softmax_cross_entropy_with_integer_labels``.
 
     Returns:
         One loss per row: the shape of ``logits`` without ``axis``, in float32 or wider.
-
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. For one-hot labels
         without options; otherwise terms of the derivative may cancel.
 
@@ -100,17 +97,15 @@ def softmax_cross_entropy_with_integer_labels(
 
     Args:
         logits: unnormalised log probabilities, floating point.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``. Several axes are
-            flattened in the order given.
-        axis, axis_name: dimensions and mesh axes of the classes, as in ``softmax``.
+        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
+        axis, axis_name: dimensions (flattened in order) and mesh axes, as in ``softmax``.
         where: boolean mask of classes, which broadcasts to ``logits``, or of rows, whose loss is 0.
-        label_smoothing: eps in [0, 1), a number or one per row, spread over the classes that count.
+        label_smoothing: eps in [0, 1), a number or one per row, spread over the unmasked classes.
         class_weights: w, ``[K]``, at least 0.
         z_loss: weight of the squared logsumexp, which keeps it close to 0.
 
     Returns:
         The shape of ``labels``, in float32 or wider; +inf if the label's class is masked.
-
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. Without options;
         otherwise terms of the derivative may cancel.
 
@@ -159,7 +154,6 @@ def softmax_focal_loss_with_integer_labels(
 
     Returns:
         One loss per row: the shape of ``labels``, in float32 or wider.
-
     Accuracy: float32 8 ulp of the result where the gaps are exact, derivative 8. For gamma up to 2.
     Transforms: derivatives to the order that L**gamma has in the cross entropy L.
     Reference: Lin et al., Focal Loss for Dense Object Detection (2017), equation 4.
@@ -204,7 +198,6 @@ def poly_loss_cross_entropy(
 
     Returns:
         One loss per row: the shape of ``logits`` without ``axis``, in float32 or wider.
-
     Accuracy: float32 5 ulp of the result where the gaps are exact, derivative 5. For one-hot labels
         and epsilon of at least 0.
     Reference: Leng et al., PolyLoss (2022), equation 6.

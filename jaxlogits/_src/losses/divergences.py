@@ -37,12 +37,10 @@ def entropy(
     """Entropy of softmax(logits) in nats, -sum_k p_k log p_k.
 
     Args:
-        logits: unnormalised log probabilities, floating point.
-        axis, where, axis_name: dimensions, mask and mesh axes, as in ``softmax_cross_entropy``.
+        logits, axis, where, axis_name: as in ``softmax_cross_entropy``.
 
     Returns:
         The shape of ``logits`` without ``axis``, in float32 or wider.
-
     Accuracy: float32 5 ulp for gaps of at most 1, plus 1 ulp per unit of the gap beyond.
 
     Example:
@@ -68,15 +66,12 @@ def softmax_kl_divergence(
     """Kullback–Leibler divergence of two softmaxes, KL(p || q) = sum_k p_k log(p_k / q_k).
 
     Args:
-        logits_p: unnormalised log probabilities of p, floating point.
-        logits_q: those of q, in the shape of ``logits_p``.
-        axis, where, axis_name: dimensions, mask and mesh axes, as in ``softmax_cross_entropy``.
+        logits_p, logits_q: unnormalised log probabilities of p and q, in the same shape.
+        axis, where, axis_name: as in ``softmax_cross_entropy``.
 
     Returns:
         The shape of the logits without ``axis``, in float32 or wider; +inf if q = 0 < p.
-
-    Accuracy: float32 5e-7 relative for nearly equal rows, else 1 ulp more per unit of the gaps; the
-        same for gradients.
+    Accuracy: float32 5e-7 relative for p close to q, plus 1 ulp per unit of gap; gradients too.
 
     Example:
         >>> jl.softmax_kl_divergence(jnp.array([0.0, 1.0]), jnp.array([0.0, 1.00001]))
@@ -107,9 +102,7 @@ def jensen_shannon_divergence(
 
     Returns:
         The shape of the logits without ``axis``, in float32 or wider; at most log(2) at weight 0.5.
-
-    Accuracy: float32 1e-6 relative for nearly equal rows, else 1 ulp more per unit of the gaps; the
-        same for gradients.
+    Accuracy: float32 1e-6 relative for p close to q, plus 1 ulp per unit of gap; gradients too.
     Reference: Lin, Divergence Measures Based on the Shannon Entropy (1991), equation 4.1.
 
     Example:
@@ -140,9 +133,8 @@ def total_variation(
 
     Returns:
         The shape of the logits without ``axis``, in float32 or wider, in [0, 1].
-
-    Accuracy: float32 5e-7 relative for nearly equal rows, else 1 ulp more per unit of the gaps.
-    Transforms: a class with p = q has slope 0.
+    Accuracy: float32 5e-7 relative for p close to q, plus 1 ulp per unit of gap.
+    Transforms: the derivative of a class with p = q is 0.
 
     Example:
         >>> jl.total_variation(jnp.array([0.0, 1.0]), jnp.array([0.0, -1.0])).round(4)
@@ -177,11 +169,10 @@ def softmax_cross_entropy_with_teacher_logits(
         logits: the student's, floating point; p = softmax(logits / T).
         teacher_logits: the teacher's, in the shape of ``logits``; t = softmax(teacher_logits / T).
         axis, where, axis_name: as in ``softmax_kl_divergence``.
-        temperature: T, above 0. The factor T**2 makes up for gradients that shrink with 1 / T**2.
+        temperature: T, above 0. T**2 makes up for gradients that shrink like 1 / T**2.
 
     Returns:
         The shape of ``logits`` without ``axis``, in float32 or wider; +inf where p = 0 < t.
-
     Accuracy: float32 5 ulp for gaps of at most 1, plus 1 ulp per unit of the gap beyond. The
         gradient keeps its digits where the student is close to the teacher.
     Reference: Hinton et al., Distilling the Knowledge in a Neural Network (2015), section 2.

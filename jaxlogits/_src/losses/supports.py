@@ -51,11 +51,10 @@ def kept_log_probs(
         logits: unnormalised log probabilities, floating point, divided by the sampling temperature.
         labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
         kept: class indices ``[..., n]`` for each row; -1 is padding, duplicates count once.
-        axis, where, axis_name: dimensions, mask and mesh axes, as in ``softmax_cross_entropy``.
+        axis, where, axis_name: as in ``softmax_cross_entropy``.
 
     Returns:
-        The shape of ``labels``, in float32 or wider; -inf, with gradient 0, where it isn't kept.
-
+        The shape of ``labels``, in float32 or wider; -inf, with gradient 0, for labels not kept.
     Accuracy: that of ``softmax_cross_entropy_with_integer_labels`` of the logits that are kept.
 
     Example:
