@@ -51,12 +51,11 @@ def sample(
         axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
         shape: for several draws from each row, a tuple of ints.
         temperature: T, at least 0, a number or one per row. At 0 the first of the largest logits is
-            taken (greedy), at infinity all possible classes are equally likely.
+            taken (greedy); at infinity all possible classes are equally likely.
 
     Returns:
         int32 class indices: ``shape`` followed by the shape of ``logits`` without ``axis``. -1, for
         which losses are NaN, where nothing can be drawn: no class, NaN, several +inf, T < 0.
-
     Accuracy: each class at its probability to a relative 1e-5 plus an absolute 1e-14.
     Reference: Maddison et al., A* Sampling (2014), section 2.
 
@@ -90,7 +89,6 @@ def sample_with_log_prob(
     Returns:
         int32 class indices, and their log probabilities in float32 or wider, both ``shape``
         followed by the shape of ``logits`` without ``axis``. -1 and NaN where nothing can be drawn.
-
     Accuracy: log probabilities float32 5 ulp where the gaps are exact; classes as in ``sample``.
 
     Example:
@@ -124,15 +122,12 @@ def sample_without_replacement(
     """Gumbel top-k: draw k different classes, each from the softmax of those that are left.
 
     Args:
-        key: from ``jax.random``.
-        logits: floating-point array. -inf is never drawn, a single +inf always first.
+        key, logits, axis, where, axis_name: as in ``sample``; a single +inf comes first.
         k: how many, from 1 to the number of classes, known while tracing.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         int32 class indices in the order of the draws: the shape of ``logits`` without ``axis``,
         followed by k. -1 when no class is left; a row with NaN or several +inf is all -1.
-
     Accuracy: each order at its probability to a relative 1e-5 plus an absolute 1e-14.
     Reference: Kool et al., Stochastic Beams and Where to Find Them (2019), section 2.3.
 
@@ -168,15 +163,12 @@ def gumbel_softmax(
     """A differentiable sample, softmax((z + g) / temperature) with Gumbel noise g.
 
     Args:
-        key: from ``jax.random``.
-        logits: floating-point array.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
+        key, logits, axis, where, axis_name: as in ``sample``.
         temperature: above 0, a number or one per row; lower is closer to one-hot.
         hard: True for a one-hot value with the derivatives of the soft one (straight-through).
 
     Returns:
         The shape and dtype of ``logits``, 0 where masked; NaN in a row without a class to draw.
-
     Accuracy: float32 5 ulp of 1, for the noise that was drawn.
     Reference: Jang et al., Categorical Reparameterization with Gumbel-Softmax (2017), equation 2.
 

@@ -26,9 +26,7 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> Array:
 
     Returns:
         The shape and dtype of ``logits``, in [-cap, cap] or -inf.
-
-    Accuracy: float32 4 ulp; bfloat16 and float16 0.501 ulp. The float32 derivative 4 + 3 |z| / cap
-        ulp, from the rounding of z / cap.
+    Accuracy: float32 4 ulp; bfloat16 and float16 0.501 ulp. The derivative 4 + 3 |z| / cap ulp.
     Reference: Gemma Team, Gemma 2 (2024), section 2.
 
     Example:
@@ -91,17 +89,16 @@ def apply_temperature(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Divide logits by a temperature, z / T, which may be 0: only the maximum is left (greedy).
+    """Divide logits by a temperature, z / T; at T = 0 only the maximum is left (greedy).
 
     Args:
         logits: floating-point array. -inf stays -inf; NaN makes its row NaN where T is 0.
         temperature: T, at least 0, a number or one per row. At 0 the largest logits become 0 and
-            all others -inf; where z / T overflows it is (z - max(z)) / T.
+            all others -inf; where z / T overflows, the result is (z - max(z)) / T.
         axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; masked classes are -inf.
-
     Accuracy: float32 1.5 ulp, derivative 1.5; bfloat16 and float16 0.501 ulp.
     Transforms: derivatives are 0 where T is 0.
 
@@ -133,14 +130,13 @@ def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike
     """Repetition penalty on classes drawn before: z / penalty if z > 0, else z * penalty.
 
     Args:
-        logits: ``[..., K]``, the model's own, before a temperature: the rule depends on where 0 is.
+        logits: ``[..., K]``, the model's own, before any temperature: their signs matter.
         counts: integers or booleans that broadcast to ``logits``, nonzero for classes drawn before.
             For token ids, padded with -1, they are ``jax.nn.one_hot(ids, K, dtype=int).sum(-2)``.
         penalty: above 0, a number or one per row ``[...]``; 1 changes nothing.
 
     Returns:
         The shape and dtype of ``logits``.
-
     Accuracy: float32 1.5 ulp, derivative 1.5; bfloat16 and float16 0.501 ulp.
     Reference: Keskar et al., CTRL (2019), section 4.1.
 
@@ -167,7 +163,7 @@ def penalize_repetition(logits: ArrayLike, counts: ArrayLike, penalty: ArrayLike
 
 @program()
 def adjust_prior(logits: ArrayLike, source_prior: ArrayLike, target_prior: ArrayLike) -> Array:
-    """Logits under other class frequencies, z + log(target_prior) - log(source_prior).
+    """Logits for other class frequencies, z + log(target_prior) - log(source_prior).
 
     Bayes' rule for label shift. For long-tailed data it is post-hoc logit adjustment (to a uniform
     prior) or, inside the loss, the logit-adjusted loss (from a uniform prior to that of the data).
@@ -178,7 +174,6 @@ def adjust_prior(logits: ArrayLike, source_prior: ArrayLike, target_prior: Array
 
     Returns:
         The shape and dtype of ``logits``; -inf where the target is 0, NaN where only the source is.
-
     Accuracy: float32 2 ulp of the largest of the three terms; bfloat16 and float16 0.501 ulp.
     Reference: Menon et al., Long-Tail Learning via Logit Adjustment (2021), section 4.
 

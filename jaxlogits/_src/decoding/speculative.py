@@ -39,22 +39,21 @@ def speculative_sample(
     """Speculative decoding: draw classes from the target model with the help of a draft model.
 
     Draft x is accepted with probability min(1, p(x) / q(x)). The first that isn't is replaced by a
-    class from max(p - q, 0); if all are accepted, one from the target's last row follows.
+    class from max(p - q, 0); if all are accepted, one from the target's last row is added.
 
     Args:
         key: from ``jax.random``, not the one that the drafts were drawn with.
         draft_classes: x, integers ``[S]`` from softmax(draft_logits / temperature). For -1 (no
             draft), or if q(x) = 0, a class is drawn from p.
-        draft_logits: ``[S, K]``, for q, as the drafts were drawn from them, after all shaping. For
+        draft_logits: ``[S, K]``, for q, after all shaping, as the drafts were drawn from them. For
             drafts without a model, such as an n-gram's, 0 at the class and -inf elsewhere.
-        target_logits: ``[S + 1, K]``, for p, after the target's shaping, a row for each place.
+        target_logits: ``[S + 1, K]``, for p, after the target's shaping; one row per position.
         temperature: T, at least 0, for both. 0 is greedy.
         axis_name: mesh axes over which the classes are split, inside ``shard_map``.
 
     Returns:
         int32 classes ``[S + 1]`` (the accepted drafts, one more class, then -1) and the number of
-        accepted drafts. The one more is -1 if its row has no class, NaN or several +inf.
-
+        accepted drafts. The last class is -1 if its row has no class, NaN or several +inf.
     Accuracy: probabilities to a relative 1e-5, also where p and q differ by 1e-6.
     Reference: Leviathan et al., Fast Inference via Speculative Decoding (2023), algorithm 1.
 

@@ -48,7 +48,6 @@ def keep_top_k(
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
-
     Accuracy: exact.
 
     Example:
@@ -77,17 +76,15 @@ def keep_top_p(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Top-p (nucleus): keep the fewest likeliest classes whose total probability is at least p.
+    """Top-p (nucleus): keep the smallest set of likeliest classes with a total probability of p.
 
     Args:
-        logits: floating-point array.
+        logits, axis, where, axis_name: as in ``softmax``.
         p: in [0, 1], a number or one per row; 0 keeps the likeliest class, 1 all.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf, ties are kept.
-
-    Accuracy: the set is that of exact sums unless it would change within 1e-6 of p.
+    Accuracy: the exact set, unless that changes within 1e-6 of p.
     Reference: Holtzman et al., The Curious Case of Neural Text Degeneration (2020), section 3.1.
 
     Example:
@@ -117,17 +114,15 @@ def keep_typical(
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Locally typical sampling: keep the classes whose surprise, -log p, is closest to the entropy.
+    """Locally typical sampling: keep the classes with -log p (surprise) closest to the entropy.
 
     Args:
-        logits: floating-point array.
+        logits, axis, where, axis_name: as in ``softmax``.
         mass: in [0, 1], the least total probability to keep, a number or one per row; 1 keeps all.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf, ties are kept.
-
-    Accuracy: the set is that of exact sums unless it would change within 1e-6 of the mass.
+    Accuracy: the exact set, unless that changes within 1e-6 of the mass.
     Reference: Meister et al., Locally Typical Sampling (2023), section 4.
 
     Example:
@@ -169,14 +164,12 @@ def keep_min_p(
     """Min-p: keep the classes at least p times as likely as the likeliest, z_k >= max(z) + log(p).
 
     Args:
-        logits: floating-point array.
+        logits, axis, where, axis_name: as in ``softmax``.
         p: in [0, 1], a number or one per row; 0 keeps all classes, 1 the likeliest.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
-
-    Accuracy: right for all classes whose ratio isn't within a relative 1e-6 of p.
+    Accuracy: exact for classes whose ratio isn't within a relative 1e-6 of p.
     Reference: Nguyen et al., Turning Up the Heat: Min-p Sampling (2024), section 4.
 
     Example:
@@ -213,8 +206,7 @@ def keep_top_n_sigma(
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
-
-    Accuracy: right for all classes whose gap isn't within a relative 1e-6 of n sigma.
+    Accuracy: exact for classes whose gap isn't within a relative 1e-6 of n sigma.
     Reference: Tang et al., Top-n-sigma: Not All Logits Are You Need (2024), section 3.
 
     Example:
@@ -247,14 +239,12 @@ def keep_epsilon(
     """Epsilon sampling: keep the classes with a probability of at least epsilon, and the likeliest.
 
     Args:
-        logits: floating-point array.
+        logits, axis, where, axis_name: as in ``softmax``.
         epsilon: in [0, 1], a number or one per row; 0 keeps all classes.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
-
-    Accuracy: right for all classes whose probability isn't within a relative 1e-6 of epsilon.
+    Accuracy: exact for classes whose probability isn't within a relative 1e-6 of epsilon.
     Reference: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022), section 4.3.
 
     Example:
@@ -283,14 +273,12 @@ def keep_eta(
     """Eta sampling: keep p_k >= eta = min(epsilon, sqrt(epsilon) exp(-entropy)), and the likeliest.
 
     Args:
-        logits: floating-point array.
+        logits, axis, where, axis_name: as in ``softmax``.
         epsilon: in [0, 1], a number or one per row; 0 keeps all classes.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
-
-    Accuracy: right for all classes whose probability isn't within a relative 1e-5 of eta.
+    Accuracy: exact for classes whose probability isn't within a relative 1e-5 of eta.
     Reference: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022), section 4.3.
 
     Example:
