@@ -83,18 +83,17 @@ def linear_softmax_cross_entropy(
         class_where: boolean mask ``[K]``, False for classes that don't exist (a label costs +inf).
         label_smoothing, class_weights, z_loss: as in ``softmax_cross_entropy_with_integer_labels``.
         soft_cap: c above 0 makes the logits c tanh(z / c); None for no cap.
-        temperature: above 0, then divides them; a number or one per row.
+        temperature: above 0, divides them after that; a number or one per row.
         reduction: "mean", sum(w L) / sum(w), 0 if no row counts; "sum", sum(w L); "none", w L.
         memory: "rows" for blocks of rows, "tiles" for tiles of classes, which take less memory and
-            4 products for a gradient; None chooses tiles where 256 rows of logits exceed 1 GiB.
-        block_size: rows that are computed at once; None chooses it from bytes.
+            4 products for a gradient; None chooses tiles if 256 rows of logits exceed 1 GiB.
+        block_size: rows computed at once; None chooses it from the memory that they take.
         precision: of the matrix products, as in ``jax.lax.dot_general``.
         accumulate_dtype: dtype of sums of kernel gradients, as in ``blockwise_sum``.
         axis_name, row_axis_name: mesh axes over which classes and rows are split, in ``shard_map``.
 
     Returns:
         A scalar or, for "none", ``[...]``, in float32 or wider.
-
     Accuracy: that of the loss, given logits whose products are summed in float32.
 
     Example:
@@ -192,14 +191,11 @@ def linear_softmax_kl_divergence(
         hidden_q, kernel_q, bias_q: the student's, ``[..., E]``, ``[E, K]`` and ``[K]``.
         where, weights, class_where: as in ``linear_softmax_cross_entropy``.
         soft_cap, temperature: of both heads, likewise.
-        reduction: "mean", "sum" or "none", likewise.
-        block_size, precision, accumulate_dtype: likewise.
-        axis_name, row_axis_name: mesh axes over which classes and rows are split, in ``shard_map``.
+        reduction, block_size, precision, accumulate_dtype, axis_name, row_axis_name: likewise.
 
     Returns:
         A scalar or, for "none", ``[...]``, in float32 or wider.
-
-    Accuracy: that of ``softmax_kl_divergence``, given logits that are summed in float32.
+    Accuracy: that of ``softmax_kl_divergence``, given logits whose products are summed in float32.
 
     Example:
         >>> jl.linear_softmax_kl_divergence(jnp.eye(2), jnp.eye(2), jnp.eye(2), 2 * jnp.eye(2))

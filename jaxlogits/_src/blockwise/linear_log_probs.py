@@ -60,21 +60,15 @@ def linear_log_probs(
     """Log probability of each label under softmax(hidden @ kernel), without the logits in memory.
 
     Args:
-        hidden: floating-point array ``[..., D]``, one row per token.
-        kernel, bias: ``[D, K]`` and ``[K]``; for a tied embedding ``[K, D]``, ``embedding.T``.
-        labels: integers in [0, K), ``[...]``. Mask padding such as -100 by ``where``.
-        where: boolean mask of rows, ``[...]``; masked rows may hold anything.
+        hidden, kernel, bias, where: as in ``linear_softmax_cross_entropy``.
+        soft_cap, temperature, memory, block_size, precision, axis_name, row_axis_name: likewise.
+        labels: integers in [0, K), ``[...]``. Mask padding such as -100 with ``where``.
         class_where: boolean mask ``[K]``, False for classes that don't exist (a label gives -inf).
         kept: integers ``[..., n]``, the classes that remain in each row, as in ``kept_log_probs``;
             only their columns of the kernel are multiplied.
-        soft_cap: c above 0 makes the logits c tanh(z / c); None for no cap.
-        temperature: above 0, then divides them; a number or one per row.
-        memory, block_size, precision: as in ``linear_softmax_cross_entropy``.
-        axis_name, row_axis_name: mesh axes over which classes and rows are split, in ``shard_map``.
 
     Returns:
         ``[...]``, at most 0, in float32 or wider; 0 for masked rows.
-
     Accuracy: that of the loss, given logits whose products are summed in float32.
 
     Example:
@@ -141,7 +135,6 @@ def linear_log_probs_and_entropy(
 
     Returns:
         Log probabilities and entropies (nats), ``[...]`` each, float32 or wider; 0 for masked rows.
-
     Accuracy: that of ``linear_log_probs`` and of ``entropy``, given logits summed in float32.
 
     Example:
@@ -191,9 +184,7 @@ def linear_top_k(
 
     Returns:
         Log probabilities ``[..., k]`` in float32 or wider, normalised over all classes, and int32
-        class indices, likeliest first; -1 for log probabilities of -inf or NaN, 0 and -1 in masked
-        rows.
-
+        class indices, likeliest first; -1 where they are -inf or NaN; 0 and -1 in masked rows.
     Accuracy: that of ``log_softmax``, given logits whose products are summed in float32.
 
     Example:

@@ -35,23 +35,22 @@ def blockwise_map(
     block_size: int | None = None,
     row_axis_name: AxisName = None,
 ) -> Callable[..., Any]:
-    """The results of ``fn`` for many rows, computed a block of rows at a time.
+    """The results of ``fn`` for many rows, computed one block of rows at a time.
 
     ``blockwise_map(fn)(params, *rows)`` is ``fn(params, *rows)``, but what ``fn`` computes on the
-    way, such as logits, exists for one block only. Derivatives compute each block again.
+    way, such as logits, exists for one block only. Derivatives recompute each block.
 
     Args:
         fn: ``fn(params, *rows) -> results``, pytrees of rows [C, ...] and of results [C, ...], each
             of which depends on its own row alone.
         row_ndim: how many leading dimensions count rows, 2 for [B, S, ...]; ``fn`` always sees one.
-        block_size: the most rows in a block; None chooses it from bytes.
+        block_size: the most rows in a block; None chooses it from the memory that they take.
         row_axis_name: mesh axes over which the rows' first dimension is split, in jit or in
             ``shard_map``: gradients of params are summed over devices once, not in each block.
 
     Returns:
         A function ``mapped(params, *rows, where=None)``. Params are any pytree, which all rows
-        share. Rows that the mask ``where`` leaves out give 0 and may hold NaN.
-
+        share. Rows masked by ``where`` give 0 and may hold NaN.
     Accuracy: that of ``fn``; gradients of params are summed over blocks in float32 or wider.
 
     Example:
@@ -85,10 +84,10 @@ def blockwise_sum(
     accumulate_dtype: Any = None,
     row_axis_name: AxisName = None,
 ) -> Callable[..., Any]:
-    """The sum of a per-row loss, computed a block of rows at a time.
+    """The sum of a per-row loss, computed one block of rows at a time.
 
     ``(weights * fn(params, *rows)).sum()``, but what ``fn`` computes on the way, such as logits,
-    exists for one block only. Gradients are computed in the forward pass, by 3 matrix products.
+    exists for one block only. Gradients are computed in the forward pass, with 3 matrix products.
 
     Args:
         fn: ``fn(params, *rows) -> losses [C]``, as for ``blockwise_map``.
@@ -100,7 +99,6 @@ def blockwise_sum(
     Returns:
         A function ``total(params, *rows, where=None, weights=None)`` that returns the sum, in
         float32 or wider, or (sum, sums of aux). Rows of weight 0 may hold NaN.
-
     Accuracy: that of ``fn``; sums, also those of bfloat16 gradients, in float32 or wider.
 
     Example:
@@ -136,17 +134,16 @@ def blockwise_mean(
     accumulate_dtype: Any = None,
     row_axis_name: AxisName = None,
 ) -> Callable[..., Any]:
-    """The weighted mean of a per-row loss, computed a block of rows at a time; 0 if no row counts.
+    """The weighted mean of a per-row loss, computed one block at a time; 0 if no row counts.
 
     Args:
         fn, row_ndim, block_size, accumulate_dtype: as for ``blockwise_sum``.
         has_aux: whether ``fn`` returns ``(losses, aux)``; aux comes back as means.
-        row_axis_name: as for ``blockwise_sum``; in ``shard_map`` without it, a device's own mean.
+        row_axis_name: as for ``blockwise_sum``; without it, each device's own mean.
 
     Returns:
         A function ``mean(params, *rows, where=None, weights=None)`` that returns the mean, in
         float32 or wider, or (mean, means of aux). ``where`` and weights broadcast to the rows.
-
     Accuracy: as for ``blockwise_sum``.
 
     Example:
