@@ -19,13 +19,12 @@ from jaxlogits._src.mesh.explicit import with_whole_arrays
 
 
 class BinaryReliabilityCurve(NamedTuple):
-    """The data of a binary reliability diagram: rows in bins of their predicted probability.
+    """The data of a binary reliability diagram: rows binned by predicted probability.
 
     Attributes:
         probability: mean predicted probability in each bin, ``[num_bins]``; NaN for an empty bin.
-        rate: share of positive labels; NaN, which plots leave out, for an empty bin.
-        weight: sum of the weights of the bin's rows, or their number if they have no weights.
-        edges: of the bins, ``[num_bins + 1]``.
+        rate: share of positive labels; NaN, which plots skip, for an empty bin.
+        weight, edges: as in ``ReliabilityCurve``.
     """
 
     probability: Array
@@ -47,7 +46,7 @@ def binary_reliability_curve(
 ) -> BinaryReliabilityCurve:
     """Binary reliability diagram: probability and rate of positives in bins of equal width.
 
-    Bin b holds probabilities in (b / B, (b + 1) / B], as in scikit-learn, and the first one also 0.
+    Bin b holds probabilities in (b / B, (b + 1) / B], as in scikit-learn; the first also holds 0.
 
     Args:
         logits: log-odds, floating point, of any shape; ``jl.logit(probs)`` of probabilities.
@@ -58,9 +57,8 @@ def binary_reliability_curve(
 
     Returns:
         A ``BinaryReliabilityCurve`` in float32 or wider; all NaN for a bad logit, label or weight.
-
     Accuracy: float32 2e-6, for a million rows too.
-    Transforms: the bins are constants to a derivative.
+    Transforms: derivatives take the bins as constants.
 
     Example:
         >>> logits, labels = jnp.array([-2.0, 2.0]), jnp.array([0, 1])
@@ -90,7 +88,6 @@ def binary_calibration_error(
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
-
     Accuracy: float32 2e-6 of the mean |label - probability| over the rows.
 
     Example:
@@ -119,7 +116,6 @@ def binary_brier_score(
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
-
     Accuracy: float32 2e-6 relative for labels of 0 and 1.
     Reference: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
 

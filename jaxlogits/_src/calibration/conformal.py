@@ -45,11 +45,11 @@ def aps_scores(
 ) -> Array:
     """Nonconformity scores of adaptive prediction sets (APS), -log(1 - s_k).
 
-    s_k, the published score, is the probability of class k and all likelier ones, with a key less
-    ``u p_k``, u uniform. Its logarithm makes the same sets and is right where s_k rounds to 1.
+    s_k, the published score, is the probability of class k and all likelier ones; with a key, less
+    ``u p_k``, u uniform. The logarithm gives the same sets, and is accurate where s_k rounds to 1.
 
     Args:
-        logits: unnormalised log probabilities, floating point; of equal ones the first comes first.
+        logits: unnormalised log probabilities, floating point; ties are ordered by index.
         axis, where: dimensions and mask of the classes, as in ``softmax``; masked ones score +inf.
         key: from ``jax.random``. Makes sets smaller, some empty, and coverage exact to 1 / (n + 1).
         penalty: lambda of RAPS, at least 0, against large sets: the score is then
@@ -58,7 +58,6 @@ def aps_scores(
 
     Returns:
         Scores in the shape of ``logits``, in float32 or wider.
-
     Accuracy: float32 2e-6 for gaps of at most 10, relative to scores above 1.
     Transforms: derivatives of first order only.
     Reference: Romano et al. (2020), equation 8; Angelopoulos et al. (2021), the penalty of RAPS.
@@ -116,16 +115,13 @@ def conformal_threshold(
     Args:
         scores: nonconformity scores, floating point, such as those of ``aps_scores``, or
             ``-jl.log_softmax(logits)`` for the smallest sets on average.
-        labels: integers in [0, K), in the shape of ``scores`` without ``axis``.
+        labels, axis, where: as in ``reliability_curve``, of the scores.
         coverage: in [0, 1]; exact if it is known at the call.
-        axis: dimension that holds the classes.
-        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
 
     Returns:
         A scalar in float32 or wider; +inf, for sets of all classes, if there are fewer than
         coverage / (1 - coverage) rows. NaN if a label is bad or its score NaN.
-
-    Accuracy: that of the scores, of which it is one.
+    Accuracy: that of the scores.
     Reference: Angelopoulos and Bates, A Gentle Introduction to Conformal Prediction (2021).
 
     Example:
@@ -212,12 +208,11 @@ def conformal_set(scores: ArrayLike, threshold: ArrayLike) -> Array:
     """The prediction set, the classes whose score is at most the threshold.
 
     Args:
-        scores: floating-point array of scores like those that the threshold was made from.
+        scores: floating-point array of scores like those that the threshold was computed from.
         threshold: of ``conformal_threshold``; broadcasts to ``scores``, as ``[K]``, one per class.
 
     Returns:
         Booleans in the shape of ``scores``, True also for NaN. A set may be empty.
-
     Accuracy: exact.
 
     Example:

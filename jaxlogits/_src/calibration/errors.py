@@ -24,11 +24,11 @@ from jaxlogits._src.rows.softmax import label_mask, softmax_complement_rows, sof
 
 
 class ReliabilityCurve(NamedTuple):
-    """The data of a reliability diagram: rows in bins of their confidence, the largest probability.
+    """The data of a reliability diagram: rows binned by confidence, their largest probability.
 
     Attributes:
         confidence: mean confidence in each bin, ``[num_bins]``; NaN for an empty bin.
-        accuracy: share of rows that are right; NaN, which plots leave out, for an empty bin.
+        accuracy: share of rows that are right; NaN, which plots skip, for an empty bin.
         weight: sum of the weights of the bin's rows, or their number if they have no weights.
         edges: of the bins, ``[num_bins + 1]``.
     """
@@ -65,9 +65,8 @@ def reliability_curve(
 
     Returns:
         A ``ReliabilityCurve`` in float32 or wider; all NaN for a bad row, label or weight.
-
     Accuracy: float32 2e-6, for a million rows too.
-    Transforms: the bins are constants to a derivative.
+    Transforms: derivatives take the bins as constants.
 
     Example:
         >>> jl.reliability_curve(jnp.array([[0.0, 2.0]]), jnp.array([1]), num_bins=2).accuracy
@@ -96,7 +95,6 @@ def expected_calibration_error(
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
-
     Accuracy: float32 2e-6 of the mean |is_right - confidence| over the rows.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
 
@@ -123,15 +121,14 @@ def adaptive_calibration_error(
 ) -> Array:
     """Expected calibration error with bins of equal weight (equal-mass bins), not of equal width.
 
-    Of the rows ordered by confidence, bin b holds those whose share of the weight has its middle in
-    [b / B, (b + 1) / B); equal ones share a bin. Bins are constants to a derivative.
+    With rows ordered by confidence, bin b holds those whose share of the weight has its middle in
+    [b / B, (b + 1) / B); ties share a bin. Derivatives take the bins as constants.
 
     Args:
         logits, labels, axis, where, weights, num_bins: as in ``reliability_curve``.
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
-
     Accuracy: float32 2e-6 of the mean |is_right - confidence|, unless rounding moves a row.
     Reference: Nguyen and O'Connor, Posterior calibration (2015), section 3.
 
@@ -163,7 +160,6 @@ def maximum_calibration_error(
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
-
     Accuracy: float32 2e-6 of the mean |is_right - confidence| in that bin.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), equation 5.
 
@@ -199,7 +195,6 @@ def classwise_calibration_error(
 
     Returns:
         A scalar in [0, 1], in float32 or wider; NaN if no row counts.
-
     Accuracy: float32 2e-6 of the mean |label - probability|.
     Reference: Kull et al., Beyond Temperature Scaling (2019), section 2.
 
@@ -236,7 +231,6 @@ def brier_score(
 
     Returns:
         A scalar in [0, 2], in float32 or wider; NaN if no row counts.
-
     Accuracy: float32 2e-6 relative for gaps of at most 1, plus 2 ulp per unit of the gap beyond.
     Reference: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
 

@@ -84,19 +84,15 @@ def fit_temperature(
 
     Args:
         logits: unnormalised log probabilities of held-out rows, floating point. -5e8 or less counts
-            as -inf, an impossible class; as a label, or with +inf in its row, it gives NaN.
-        labels: integers in [0, K), in the shape of ``logits`` without ``axis``.
-        axis: dimension or dimensions that hold the classes.
-        where: boolean mask that broadcasts to ``labels``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``labels``.
+            as -inf, an impossible class; NaN if that is the label, or with +inf in its row.
+        labels, axis, where, weights: as in ``reliability_curve``.
 
     Returns:
         A ``TemperatureFit`` in float32 or wider. ``converged`` is False where there is no minimum.
         If all rows are right, T is where every loss is below 1e-5 (float64: 1e-11); if the labels'
         logits are on average no larger than the others, inf. NaN without rows, or with bad ones.
-
-    Accuracy: float32 1e-5 relative, float64 1e-11, for conditions like those of real classifiers.
-    Transforms: a T without a minimum is a constant.
+    Accuracy: float32 1e-5 relative, float64 1e-11, for data like those of real classifiers.
+    Transforms: where there is no minimum, T counts as a constant.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2.
 
     Example:
@@ -143,7 +139,6 @@ def fit_vector_scaling(
     Returns:
         A ``VectorScalingFit`` in float32 or wider. If l2 is 0, ``converged`` is False where there
         is no minimum, as for a class without labels or errors, or NaN where it isn't unique.
-
     Accuracy: float32 1e-4 of a standard error, float64 1e-10.
     Transforms: differentiable where there is a minimum.
     Reference: Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2.
@@ -187,18 +182,15 @@ def fit_platt(
     """Platt scaling: the slope and intercept that turn binary scores into log-odds.
 
     A logistic regression on targets of (n1 + 1) / (n1 + 2) for positive and 1 / (n0 + 2) for
-    negative labels, of weight n1 and n0, which has a minimum for separated scores too.
+    negative labels, of weight n1 and n0; it has a minimum even for separated scores.
 
     Args:
-        scores: floating-point array of any numbers that are larger for positive labels.
-        labels: in the shape of ``scores``: booleans, 0 or 1, or probabilities in [0, 1].
-        where: boolean mask that broadcasts to ``scores``, True for the rows that count.
-        weights: of the rows, at least 0; broadcasts to ``scores``.
+        scores: floating-point array; any numbers that tend to be larger for positive labels.
+        labels, where, weights: as in ``binary_reliability_curve``.
 
     Returns:
         A ``PlattFit`` in float32 or wider; NaN, and not converged, if scores are NaN, infinite or
         all equal, if a label or weight is out of range, or if no row counts.
-
     Accuracy: float32 1e-4 of a standard error, float64 1e-10.
     Reference: Platt, Probabilistic Outputs for Support Vector Machines (1999), section 2.2.
 

@@ -18,7 +18,7 @@ from jaxlogits._src.regression.summary import covariance_matrix, require_fit
 
 
 class Estimate(NamedTuple):
-    """The estimate of a number, or of an array of numbers, that was computed from a fit.
+    """An estimate, a number or an array, that was computed from a fit.
 
     Attributes:
         value: the estimate.
@@ -37,15 +37,13 @@ def delta_method(fn: Callable[[LogisticFit], Array], fit: LogisticFit) -> Estima
 
     Args:
         fn: from a fit to a floating-point array, differentiable in ``fit.coefficients``.
-        fit: of ``fit_logistic`` or ``fit_multinomial``, with its own or a robust covariance, as in
-            ``fit._replace(covariance=jl.robust_covariance(...))``.
+        fit: as in ``summarize``.
 
     Returns:
         An ``Estimate``; value -+ 1.96 standard errors is an interval. For a probability, take that
         of the log-odds and the ``sigmoid`` of its ends. NaN for separated data.
-
     Accuracy: that of the function and of the covariance.
-    Transforms: those of ``fn``, and one order of derivatives less.
+    Transforms: those of ``fn``, with one order of derivatives fewer.
 
     Example:
         >>> fit = jl.fit_logistic(jnp.ones([4, 1]), jnp.array([0, 1, 1, 1]))

@@ -39,9 +39,8 @@ class LogisticFit(NamedTuple):
     """A fitted logistic or multinomial regression on P features.
 
     Attributes:
-        coefficients: [P], or [P, K - 1] for the log-odds of the classes 1 to K - 1 against class 0.
-        covariance: of the coefficients, [P, P] or [P, K - 1, P, K - 1]: the inverse of the Hessian.
-            NaN where the data are separated.
+        coefficients: [P], or [P, K - 1] for the log-odds of classes 1 to K - 1 against class 0.
+        covariance: [P, P] or [P, K - 1, P, K - 1], the inverse Hessian; NaN for separated data.
         log_likelihood: of the labels, without the penalty ``l2``.
         null_log_likelihood: that of an intercept alone, with the same offset, weights and trials.
         deviance: twice the difference to the log likelihood of probabilities equal to the labels,
@@ -55,7 +54,7 @@ class LogisticFit(NamedTuple):
         converged: whether this is the maximum, to the tolerance.
         steps: how many Hessians were computed.
         separated: whether there is no maximum, because the likelihood keeps growing as coefficients
-            go to infinity; beyond the given ones it hardly changes.
+            go to infinity; beyond these ones it hardly changes.
     """
 
     coefficients: Array
@@ -110,7 +109,6 @@ def fit_logistic(
     Returns:
         A ``LogisticFit`` in the dtype of ``features``, float32 or wider. NaN for collinear columns
         without a penalty, which ``checked`` reports; ``separated`` is True for separated data.
-
     Accuracy: float64 1e-8 of statsmodels' coefficients, standard errors and log likelihood; float32
         1e-4 of a standard error, also for columns far from 0 beside a constant.
 
@@ -184,13 +182,11 @@ def fit_multinomial(
         features: floating-point [N, P]; for an intercept, include a column of ones.
         labels: integers [N] in [0, K).
         num_classes: K, at least 2.
-        weights: [N], at least 0, how often each row counts, such as counts of equal rows.
         offset: [N, K - 1], a known part of the log-odds.
-        l2, firth, max_steps, tolerance: as for ``fit_logistic``.
+        weights, l2, firth, max_steps, tolerance: as for ``fit_logistic``.
 
     Returns:
         A ``LogisticFit`` as from ``fit_logistic``; a class without a row makes the data separated.
-
     Accuracy: float64 1e-8 of statsmodels' coefficients, standard errors and log likelihood.
 
     Example:

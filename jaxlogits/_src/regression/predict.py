@@ -26,7 +26,6 @@ def predict_log_odds(
 
     Returns:
         Log-odds [...], or [..., K - 1] for classes 1 to K - 1 against class 0, in the fit's dtype.
-
     Accuracy: that of a matrix product in float32, or the fit's float64, on accelerators too.
 
     Example:
@@ -59,7 +58,6 @@ def predict_probs(
 
     Returns:
         Probabilities [...], or those of all K classes [..., K], in the dtype of the fit.
-
     Accuracy: that of the log-odds, then of ``sigmoid`` or ``softmax``.
 
     Example:

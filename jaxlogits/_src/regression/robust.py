@@ -58,7 +58,6 @@ def robust_covariance(
     Returns:
         The shape of the fit's covariance, for ``fit._replace(covariance=...)``. NaN for HC1 if N <=
         P or G = 1, and for HC2 and HC3 if a row has leverage 1.
-
     Accuracy: float64 1e-8 of statsmodels' standard errors.
 
     Example:

@@ -22,8 +22,7 @@ class LikelihoodRatioTest(NamedTuple):
     Attributes:
         statistic: twice the difference of the log likelihoods, at least 0.
         degrees_of_freedom: how many coefficients more the fit has.
-        p_value: probability of a statistic as large, if all of them are 0, by a chi-squared
-            variate.
+        p_value: chi-squared probability of a statistic this large if all of these are 0.
         log_p_value: its logarithm, which doesn't underflow.
     """
 
@@ -42,17 +41,13 @@ class LogisticSummary(NamedTuple):
         z_values: coefficients divided by their standard errors.
         p_values: of Wald's two-sided test, erfc(|z| / sqrt(2)).
         log_p_values: their logarithms. In float32 p is 0 from z = 14 on, and its logarithm -101.
-        confidence_intervals: Wald's, b -+ z standard errors; low and high end in one more axis.
-        odds_ratios: what one more unit of each feature multiplies the odds by, exp(b).
-        log_likelihood: of the labels.
-        null_log_likelihood: that of an intercept alone.
+        confidence_intervals: Wald's, b -+ z standard errors; low and high end along one more axis.
+        odds_ratios: exp(b), the factor by which one more unit of a feature multiplies the odds.
+        log_likelihood, null_log_likelihood, num_rows, total_weight: as in ``LogisticFit``.
         mcfadden_r2: McFadden's pseudo R², 1 - log likelihood / null log likelihood.
-        likelihood_ratio: the ``LikelihoodRatioTest`` of the fit against the null model; NaN for
-            features without an intercept.
+        likelihood_ratio: ``LikelihoodRatioTest`` against the null model; NaN without an intercept.
         aic: Akaike's information criterion, 2 k - 2 log likelihood for k coefficients.
         bic: Schwarz's (Bayesian), k log(N) - 2 log likelihood, with the total weight as N.
-        num_rows: how many rows count.
-        total_weight: the sum of their weights.
     """
 
     coefficients: Array
@@ -74,7 +69,7 @@ class LogisticSummary(NamedTuple):
 
 @program(level=Option(Range(0, below=1)))
 def summarize(fit: LogisticFit, *, level: ArrayLike = 0.95) -> LogisticSummary:
-    """The summary table of a fit, which statistics packages print, as arrays.
+    """The summary table that statistics packages print for a fit, as arrays.
 
     Args:
         fit: of ``fit_logistic`` or ``fit_multinomial``, with its own or a robust covariance, as in
@@ -84,7 +79,6 @@ def summarize(fit: LogisticFit, *, level: ArrayLike = 0.95) -> LogisticSummary:
     Returns:
         A ``LogisticSummary``. What follows from the covariance is NaN for separated data. Its
         likelihoods mean nothing with sampling weights or a penalty ``l2``.
-
     Accuracy: that of the fit; p-values a relative error of |z| times that of z.
 
     Example:
@@ -132,7 +126,6 @@ def likelihood_ratio_test(fit: LogisticFit, restricted: LogisticFit) -> Likeliho
     Returns:
         A ``LikelihoodRatioTest``. NaN if a fit ended early or has Firth's penalty, or if the
         restricted one has other rows, another weight or a larger likelihood.
-
     Accuracy: float32 1e-6 of the log likelihoods; that is also the relative error of the p-value.
     Reference: Wilks, The Large-Sample Distribution of the Likelihood Ratio (1938).
 
