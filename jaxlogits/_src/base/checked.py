@@ -30,9 +30,8 @@ def checked(fn: Callable[P, T]) -> Callable[P, T]:
     """``fn`` with the value checks of this library turned on, for debugging.
 
     It reports NaN logits, several +inf or only -inf in a row, labels that are no class or a masked
-    one, probabilities outside [0, 1], negative weights and traced options out of range. What
-    ``where`` masks, or isn't computed, isn't checked. Under vmap, which computes both branches of a
-    ``cond``, a finding counts if the result of ``fn`` has NaN or no floating-point numbers.
+    one, probabilities outside [0, 1], negative weights and traced options out of range. Nothing
+    that is masked or not computed is checked; docs/my-loss-is-nan.md says what counts under vmap.
 
     Args:
         fn: any function; jit, vmap, grad, scan, shard_map and other transforms go inside.
