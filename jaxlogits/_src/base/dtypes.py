@@ -15,6 +15,7 @@ from jax import lax
 from jax.typing import ArrayLike as ArrayLike
 
 from jaxlogits._src.base import xla
+from jaxlogits._src.base.rules import derivatives
 
 Array = jax.Array
 Axis = int | tuple[int, ...]
@@ -45,11 +46,7 @@ def _rounded(x: Array, dtype: jnp.dtype) -> Array:
     return xla.rounded(x, dtype)
 
 
-@_rounded.defjvp
-def _rounded_jvp(
-    dtype: jnp.dtype, primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[Array, Array]:
-    return _rounded(*primals, dtype), tangents[0].astype(dtype)
+derivatives(_rounded, lambda dx, _, __, dtype: dx.astype(dtype))
 
 
 def narrow(array: Array, like: Array) -> Array:

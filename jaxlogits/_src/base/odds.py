@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxlogits._src.base import exp_log as el
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.rules import derivatives
 
 # log(2) less itself rounded to the dtype, from mpmath: mp.log(2) - mp.mpf(float(dtype(np.log(2)))).
 _LOG2_LESS_ROUNDED = {"float32": -1.904654299957e-09, "float64": 2.3190468138462996e-17}
@@ -133,11 +134,7 @@ def log1mexp_slope(x: Array) -> Array:
 
 def _define(function: jax.custom_jvp[Array], slope: Callable[[Array], Array]) -> None:
     """Give the function its derivative in closed form."""
-
-    @function.defjvp
-    def rule(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-        (x,), (dx,) = primals, tangents
-        return function(x), slope(x) * dx
+    derivatives(function, lambda dx, _, x: slope(x) * dx)
 
 
 _define(logit, logit_slope)

@@ -71,6 +71,26 @@ def keeping_rules(fn: Callable[..., Any], *args: Any) -> Any:
     if not SCANS_FORGET_RULES:
         return fn(*args)
     whole, consts = jax.closure_convert(fn, *args)
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        value, tangent = jax.jvp(whole, primals, tangents)
+        return differentiated_by(rule, value, *primals), tangent
+
     held: Any = jax.custom_jvp(whole)
-    held.defjvp(lambda at, along: (held(*at), jax.jvp(whole, at, along)[1]))
+    held.defjvp(rule)
     return held(*args, *consts)
+
+
+def differentiated_by(
+    rule: Callable[..., Any], value: Any, *args: Any, symbolic_zeros: bool = False
+) -> Any:
+    """The value of a scan of ``args``, differentiated by ``rule`` where JAX would forget others."""
+    if not SCANS_FORGET_RULES:
+        return value
+    given: Any = jax.custom_jvp(lambda value, *_: value)
+
+    @functools.partial(given.defjvp, symbolic_zeros=symbolic_zeros)
+    def given_jvp(primals: Any, tangents: Any) -> Any:
+        return given(*primals), rule(tuple(primals[1:]), tuple(tangents[1:]))[1]
+
+    return given(value, *args)

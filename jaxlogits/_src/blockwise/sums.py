@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, wide_dtype
-from jaxlogits._src.base.rules import SCANS_FORGET_RULES, is_symbolic_zero
+from jaxlogits._src.base.rules import derivatives, differentiated_by, is_symbolic_zero
 from jaxlogits._src.base.varying import varying_axes, zeros
 from jaxlogits._src.blockwise.kept import kept
 from jaxlogits._src.blockwise.operands import Leaves, Operands, combine, partition
@@ -173,20 +173,9 @@ def differentiable(block: Block, fn: Callable[..., Any], dtypes: list[Any]) -> C
             return fn(active, *combine(given, rest))
 
         value, tangent = jax.jvp(of, (wide(given),), (wide(partition(changes, active)[0]),))
-        return (_given(held_jvp, value, *primals) if SCANS_FORGET_RULES else value), tangent
+        return differentiated_by(held_jvp, value, *primals, symbolic_zeros=True), tangent
 
     return held
-
-
-def _given(rule: Callable[..., Any], value: Any, *args: Any) -> Any:
-    """A value that was made of ``args``, which is differentiated by ``rule`` and not as it was."""
-    given: Any = jax.custom_jvp(lambda value, *_: value)
-
-    @functools.partial(given.defjvp, symbolic_zeros=True)
-    def given_jvp(primals: Any, tangents: Any) -> Any:
-        return given(*primals), rule(tuple(primals[1:]), tuple(tangents[1:]))[1]
-
-    return given(value, *args)
 
 
 def accumulators(block: Block, dtype: Any) -> list[Any]:
@@ -234,10 +223,7 @@ def where_any(some: Array, x: Array) -> Array:
     return x
 
 
-@where_any.defjvp
-def _where_any_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (some, x), (_, dx) = primals, tangents
-    return where_any(some, x), jnp.where(some, dx, jnp.zeros_like(dx))
+derivatives(where_any, None, lambda dx, _, some, __: jnp.where(some, dx, jnp.zeros_like(dx)))
 
 
 def _like_rows(array: Array, rows: Array) -> Array:

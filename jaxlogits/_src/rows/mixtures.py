@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,6 @@ from jaxlogits._src.rows.pairs import (
     prob_difference_rows,
 )
 from jaxlogits._src.rows.softmax import centred, softmax_or_zeros, softmax_rows
-
-Pair = tuple[Array, Array]
-Triple = tuple[Array, Array, Array]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -70,17 +68,6 @@ def _kl_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     return jnp.where(is_empty(a, b, axis_name), jnp.nan, divergence)[..., 0]
 
 
-@_kl_to_mixture.defjvp
-def _kl_to_mixture_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
-    a = primals[0]
-    p = softmax_rows(a, axis_name)
-    log_to_mixture = functools.partial(_log_to_mixture, axis_name=axis_name)
-    log_ratio, dlog_ratio = jax.jvp(log_to_mixture, primals, tangents)
-    tangent = contract(p, centred_rows(a, log_ratio, axis_name), tangents[0], axis_name)
-    tangent += row_sum(p * dlog_ratio, axis_name)[..., 0]
-    return _kl_to_mixture(*primals, axis_name), tangent
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _log_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     """log(p / m), from r = log(q / p) as -log(w + (1 - w) exp(r))."""
@@ -94,15 +81,47 @@ def _log_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     return jnp.where(is_empty(a, b, axis_name), jnp.nan, log_ratio)
 
 
-@_log_to_mixture.defjvp
-def _log_to_mixture_jvp(axis_name: AxisName, primals: Triple, tangents: Triple) -> Pair:
-    (a, b, w), (da, db, dw) = primals, tangents
+def _log_by_first(da: Array, _: Any, a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
+    dlog_p = centred(softmax_or_zeros(a, axis_name), da, axis_name)
+    return _share_of_second(a, b, w, axis_name) * dlog_p
+
+
+def _log_by_second(db: Array, _: Any, a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
+    dlog_q = centred(softmax_or_zeros(b, axis_name), db, axis_name)
+    return -_share_of_second(a, b, w, axis_name) * dlog_q
+
+
+def _log_by_weight(dw: Array, _: Any, a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     of_p, of_q = _log_to_mixture(a, b, w, axis_name), _log_to_mixture(b, a, 1.0 - w, axis_name)
-    dlog_p, dlog_q = (
-        centred(softmax_or_zeros(z, axis_name), dz, axis_name) for z, dz in ((a, da), (b, db))
-    )
-    share_q = (1.0 - w) * jnp.exp(of_q)
-    return of_p, share_q * (dlog_p - dlog_q) + (jnp.exp(of_q) - jnp.exp(of_p)) * dw
+    return (jnp.exp(of_q) - jnp.exp(of_p)) * dw
+
+
+def _share_of_second(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
+    """The part of the mixture's probability that q has, (1 - w) q / m."""
+    return (1.0 - w) * jnp.exp(_log_to_mixture(b, a, 1.0 - w, axis_name))
+
+
+derivatives(_log_to_mixture, _log_by_first, _log_by_second, _log_by_weight)
+
+
+def _kl_by_first(da: Array, _: Any, a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
+    p = softmax_rows(a, axis_name)
+    log_ratio = _log_to_mixture(a, b, w, axis_name)
+    of_p = contract(p, centred_rows(a, log_ratio, axis_name), da, axis_name)
+    return of_p + _mean(a, _log_by_first(da, None, a, b, w, axis_name), axis_name)
+
+
+def _mean(a: Array, x: Array, axis_name: AxisName) -> Array:
+    """The mean of x under p."""
+    return row_sum(softmax_rows(a, axis_name) * x, axis_name)[..., 0]
+
+
+derivatives(
+    _kl_to_mixture,
+    _kl_by_first,
+    lambda db, _, a, *args: _mean(a, _log_by_second(db, None, a, *args), args[-1]),
+    lambda dw, _, a, *args: _mean(a, _log_by_weight(dw, None, a, *args), args[-1]),
+)
 
 
 def _log_minus_line(x: Array) -> Array:

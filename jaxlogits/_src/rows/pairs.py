@@ -237,13 +237,19 @@ def centred_rows(a: Array, c: Array, axis_name: AxisName) -> Array:
     return jnp.where(unbounded(a, c, axis_name), 0.0, centred)
 
 
-@centred_rows.defjvp
-def _centred_jvp(axis_name: AxisName, primals: Pair, tangents: Pair) -> Pair:
-    (a, c), (da, dc) = primals, tangents
-    p, value = softmax_rows(a, axis_name), centred_rows(a, c, axis_name)
+def _centred_by_logits(da: Array, value: Array, a: Array, c: Array, axis_name: AxisName) -> Array:
+    p = softmax_rows(a, axis_name)
     grown = value * centred(p, da, axis_name)
-    moved = centred(p, dc, axis_name) - row_sum(grown, axis_name)
-    return value, jnp.where(unbounded(a, c, axis_name), 0.0, grown + p * moved)
+    tangent = grown - p * row_sum(grown, axis_name)
+    return jnp.where(unbounded(a, c, axis_name), 0.0, tangent)
+
+
+def _centred_by_values(dc: Array, _: Array, a: Array, c: Array, axis_name: AxisName) -> Array:
+    p = softmax_rows(a, axis_name)
+    return jnp.where(unbounded(a, c, axis_name), 0.0, p * centred(p, dc, axis_name))
+
+
+derivatives(centred_rows, _centred_by_logits, _centred_by_values)
 
 
 def unbounded(a: Array, c: Array, axis_name: AxisName) -> Array:

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.mesh.reductions import row_max
-
-Triple = tuple[Array, Array, Array]
 
 
 def quotient(z: Array, scale: Array) -> Array:
@@ -53,15 +52,15 @@ def _sloped(value: Array, z: Array, scale: Array) -> Array:
     return value
 
 
-@_sloped.defjvp
-def _sloped_jvp(primals: Triple, tangents: Triple) -> tuple[Array, Array]:
-    value, _, scale = primals
-    _, dz, dscale = tangents
-    value = _sloped(*primals)
+def _by_scale(dscale: Array, value: Array, *args: Array) -> Array:
+    scale = args[-1]
     greatest = float(jnp.finfo(value.dtype).max) / 4.0
     # The probability of a class far below is 0, which may be what multiplies the slope.
     slope = jnp.where(jnp.isinf(value), 0.0, jnp.clip(_over(value, scale), -greatest, greatest))
-    return value, _over(dz, scale) - slope * dscale
+    return -slope * dscale
+
+
+derivatives(_sloped, None, lambda dz, *args: _over(dz, args[-1]), _by_scale)
 
 
 def _over(x: Array, scale: Array) -> Array:
