@@ -90,6 +90,18 @@ def test_edges_without_compilation(name: str) -> None:
     assert_edges(name, "float32", lambda f: f)
 
 
+@pytest.mark.parametrize(
+    ("name", "pole"), [("logit", 0), ("logit", 1), ("log1mexp", 0), ("logitexp", 0)]
+)
+def test_zero_tangents_at_a_pole_give_zero(name: str, pole: float) -> None:
+    """Of either mode and of both orders, as arrays that JAX doesn't know to be zero."""
+    x, zero = np.float32([pole]), np.float32([0])
+    functions = oracles.derivatives(getattr(jl, name), 1)
+    tangents = [jax.jvp(fn, (x,), (zero,))[1] for fn in functions]
+    cotangents = [jax.vjp(fn, x)[1](zero)[0] for fn in functions]
+    np.testing.assert_array_equal(tangents + cotangents, np.zeros([4, 1]))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_subnormal_arguments_count_as_zero(dtype: str) -> None:
     x = jnp.asarray(np.finfo(dtype).tiny / 2, dtype)

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxlogits._src.base import exp_log as el
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.products import times
 from jaxlogits._src.base.rules import derivatives
 
 # log(2) less itself rounded to the dtype, from mpmath: mp.log(2) - mp.mpf(float(dtype(np.log(2)))).
@@ -132,17 +133,21 @@ def log1mexp_slope(x: Array) -> Array:
     return jnp.where(x >= 0, exp.scale * (1 + exp.p) / u, jnp.nan)
 
 
-def _define(function: jax.custom_jvp[Array], slope: Callable[[Array], Array]) -> None:
-    """Give the function its derivative in closed form."""
-    derivatives(function, lambda dx, _, x: slope(x) * dx)
+def _define(
+    function: jax.custom_jvp[Array],
+    slope: Callable[[Array], Array],
+    by: Callable[[Array, Array], Array] = jnp.multiply,
+) -> None:
+    """Give the function its derivative in closed form; multiplied ``by=times`` if it has poles."""
+    derivatives(function, lambda dx, _, x: by(slope(x), dx))
 
 
-_define(logit, logit_slope)
-_define(logit_slope, lambda p: (2 * p - 1) * logit_slope(p) ** 2)
+_define(logit, logit_slope, by=times)
+_define(logit_slope, lambda p: (2 * p - 1) * logit_slope(p) ** 2, by=times)
 _define(sigmoid, sigmoid_slope)
 _define(sigmoid_slope, lambda x: -sigmoid_slope(x) * tanh_half(x))
 _define(tanh_half, lambda x: 2 * sigmoid_slope(x))
 _define(softplus, sigmoid)
-_define(log1mexp, log1mexp_slope)
-_define(logitexp, lambda x: 1 + log1mexp_slope(-x))
-_define(log1mexp_slope, lambda x: -log1mexp_slope(x) * (1 + log1mexp_slope(x)))
+_define(log1mexp, log1mexp_slope, by=times)
+_define(logitexp, lambda x: 1 + log1mexp_slope(-x), by=times)
+_define(log1mexp_slope, lambda x: -log1mexp_slope(x) * (1 + log1mexp_slope(x)), by=times)
