@@ -63,5 +63,5 @@ def test_elementwise(name: str) -> None:
 def test_a_dtype_without_a_sign_is_refused() -> None:
     z = jnp.ones([2, 3]).astype(jnp.float8_e8m0fnu)
     for fn in (jl.softmax, jl.sigmoid, jl.entropy):
-        with pytest.raises(TypeError, match=r"^logits must have a dtype with a sign, got float8_e"):
+        with pytest.raises(TypeError, match=r"^logits must have a signed dtype, got float8_e"):
             fn(z)

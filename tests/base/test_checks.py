@@ -186,12 +186,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "class_weights of another length": (
         lambda: cross_entropy(Z, Y, class_weights=jnp.ones([4])),
         ValueError,
-        "class_weights must have one weight a class, [3], got float32[4]",
+        "class_weights must have one weight per class, [3], got float32[4]",
     ),
     "class_weights of each row": (
         lambda: jl.softmax_cross_entropy(Z, T, class_weights=T),
         ValueError,
-        "class_weights must have one weight a class, [3], got float32[4,3]",
+        "class_weights must have one weight per class, [3], got float32[4,3]",
     ),
     "complex class_weights": (
         lambda: cross_entropy(Z, Y, class_weights=jnp.ones([3], complex)),

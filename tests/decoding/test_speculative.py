@@ -254,12 +254,12 @@ def test_refusals() -> None:
     with pytest.raises(TypeError, match=r"^draft_classes must be integers, got float32\[2\]$"):
         jl.speculative_sample(KEY, drafts.astype(np.float32), OTHER, P_LOGITS)
     rule = (
-        r"^target_logits must have a row for each draft and one more, \[3,K\], got float32\[2,5\]$"
+        r"^target_logits must have one row per draft and one more, \[3,K\], got float32\[2,5\]$"
     )
     with pytest.raises(ValueError, match=rule):
         jl.speculative_sample(KEY, drafts, OTHER, P_LOGITS[:2])
     with pytest.raises(
-        ValueError, match=r"^draft_logits must have a row for each draft, \[2,5\], "
+        ValueError, match=r"^draft_logits must have one row per draft, \[2,5\], "
     ):
         jl.speculative_sample(KEY, drafts, P_LOGITS, P_LOGITS)
     with pytest.raises(ValueError, match=r"^temperature must be at least 0, got -1$"):

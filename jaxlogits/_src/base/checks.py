@@ -62,7 +62,7 @@ def as_floating(name: str, value: ArrayLike) -> Array:
     """The value as a floating-point array."""
     array = as_array(name, value)
     if array.dtype == jnp.float8_e8m0fnu:  # has neither 0 nor a sign
-        raise TypeError(f"{name} must have a dtype with a sign, got {describe(array)}")
+        raise TypeError(f"{name} must have a signed dtype, got {describe(array)}")
     with _refusing(TypeError, f"{name} must be floating point, got {describe(array)}"):
         chex.assert_type(array, jnp.floating)
     return array

@@ -130,7 +130,7 @@ def _class_weights(given: ArrayLike | None, head: Head, dtype: jnp.dtype) -> Arr
     if given is None:
         return None
     weights = widen(checks.as_real("class_weights", given), dtype)
-    checks.require_shape("class_weights", weights, head.kernel.shape[1:], "one weight a class,")
+    checks.require_shape("class_weights", weights, head.kernel.shape[1:], "one weight per class,")
     rule = "class_weights must be at least 0"
     return checks.check_values(rule, weights, weights >= 0, "for class")
 

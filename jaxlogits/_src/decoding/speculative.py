@@ -92,14 +92,14 @@ def _checked(
     drafts = checks.as_integer("draft_classes", draft_classes)
     if drafts.ndim != 1:
         rule = f"be those of one request, [S], got {checks.describe(drafts)}"
-        raise ValueError(f"draft_classes must {rule}: jax.vmap takes several")
+        raise ValueError(f"draft_classes must {rule}: use jax.vmap for several")
     p = checks.as_floating("target_logits", target_logits)
     q = checks.as_floating("draft_logits", draft_logits)
     steps = drafts.shape[0]
     if p.ndim != 2 or p.shape[0] != steps + 1:
-        rule = f"have a row for each draft and one more, [{steps + 1},K]"
+        rule = f"have one row per draft and one more, [{steps + 1},K]"
         raise ValueError(f"target_logits must {rule}, got {checks.describe(p)}")
-    checks.require_shape("draft_logits", q, (steps, p.shape[1]), "a row for each draft,")
+    checks.require_shape("draft_logits", q, (steps, p.shape[1]), "one row per draft,")
     checks.require_classes("target_logits", p, (1,))
     count = num_classes(p.shape, axis_name)
     checks.require_index_dtype("draft_classes", drafts, count)

@@ -243,7 +243,7 @@ def _weighted(
         targets = _smoothed(targets, kept / count, epsilon)
     if class_weights is not None:
         weights = widen(checks.as_real("class_weights", class_weights), dtype)
-        checks.require_shape("class_weights", weights, targets.shape[-1:], "one weight a class,")
+        checks.require_shape("class_weights", weights, targets.shape[-1:], "one weight per class,")
         rule = "class_weights must be at least 0"
         weights = checks.check_values(rule, weights, weights >= 0, "for class")
         targets = weigh(targets, jnp.broadcast_to(weights, targets.shape))
