@@ -253,14 +253,10 @@ def test_refusals() -> None:
         jl.speculative_sample(KEY, drafts[None], OTHER, P_LOGITS)
     with pytest.raises(TypeError, match=r"^draft_classes must be integers, got float32\[2\]$"):
         jl.speculative_sample(KEY, drafts.astype(np.float32), OTHER, P_LOGITS)
-    rule = (
-        r"^target_logits must have one row per draft and one more, \[3,K\], got float32\[2,5\]$"
-    )
+    rule = r"^target_logits must have one row per draft and one more, \[3,K\], got float32\[2,5\]$"
     with pytest.raises(ValueError, match=rule):
         jl.speculative_sample(KEY, drafts, OTHER, P_LOGITS[:2])
-    with pytest.raises(
-        ValueError, match=r"^draft_logits must have one row per draft, \[2,5\], "
-    ):
+    with pytest.raises(ValueError, match=r"^draft_logits must have one row per draft, \[2,5\], "):
         jl.speculative_sample(KEY, drafts, P_LOGITS, P_LOGITS)
     with pytest.raises(ValueError, match=r"^temperature must be at least 0, got -1$"):
         jl.speculative_sample(KEY, drafts, OTHER, P_LOGITS, temperature=-1.0)

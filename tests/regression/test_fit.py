@@ -15,7 +15,7 @@ from jax import export
 from sklearn.linear_model import LogisticRegression
 
 import jaxlogits as jl
-from jaxlogits._src.regression.design import class_design, yes_no_design
+from jaxlogits._src.regression.design import binary_design, class_design
 
 Array = jax.Array
 x64 = pytest.mark.usefixtures("x64")
@@ -112,11 +112,11 @@ def test_an_offset_is_a_known_part() -> None:
 def fit_large(x: Any, y: Any, **given: Any) -> jl.LogisticFit:
     """A fit of 40 rows with an intercept, of booleans or of three classes, each compiled once."""
     x = np.concatenate([np.ones([40, 1]), x], axis=1)
-    yes_no = y.dtype == bool
+    is_binary = y.dtype == bool
     options = {"weights": np.ones(40), "l2": np.zeros(4)}
-    options["offset"] = np.zeros([40] if yes_no else [40, 2])
+    options["offset"] = np.zeros([40] if is_binary else [40, 2])
     options |= given
-    return fit_logistic(x, y, **options) if yes_no else fit_multinomial(x, y, 3, **options)
+    return fit_logistic(x, y, **options) if is_binary else fit_multinomial(x, y, 3, **options)
 
 
 ROWS = 14
@@ -501,9 +501,9 @@ def test_bad_values_are_nan_and_checked(message: str) -> None:
 
 def test_shares_outside_the_range_are_nan_and_checked() -> None:
     x, labels = np.ones([3, 1], np.float32), np.array([0.0, 1.0, 1.5])
-    assert jnp.isnan(yes_no_design(x, labels, None, None, None)[0].rows.weights[2])
+    assert jnp.isnan(binary_design(x, labels, None, None, None)[0].rows.weights[2])
     with pytest.raises(ValueError, match=r"labels must be in \[0, 1\]"):
-        jl.checked(yes_no_design)(x, labels, None, None, None)
+        jl.checked(binary_design)(x, labels, None, None, None)
 
 
 def fitted_with_2_and_2_0(x: Any, y: Any) -> Any:

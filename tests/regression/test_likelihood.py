@@ -9,9 +9,9 @@ import row_oracles as ro
 import jaxlogits as jl
 from jaxlogits._src.regression import likelihood as module
 from jaxlogits._src.regression.coordinates import Coordinates
-from jaxlogits._src.regression.counts import divergence, likeliest
+from jaxlogits._src.regression.counts import divergence, saturated
 from jaxlogits._src.regression.design import Design, Rows
-from jaxlogits._src.regression.likelihood import class_terms, likelihood, yes_no_terms
+from jaxlogits._src.regression.likelihood import binary_terms, class_terms, likelihood
 from jaxlogits._src.regression.two_floats import TwoFloats
 
 # Log-odds at which 1 - p, or p itself, is lost in float32.
@@ -25,8 +25,8 @@ def assert_close(got: jax.Array, want: np.ndarray, ulps: float) -> None:
 
 
 @pytest.mark.parametrize("label", [0.0, 0.25, 1.0])
-def test_yes_no_terms(label: float) -> None:
-    terms = jax.jit(yes_no_terms)(LOG_ODDS[None], jnp.full_like(LOG_ODDS, label))
+def test_binary_terms(label: float) -> None:
+    terms = jax.jit(binary_terms)(LOG_ODDS[None], jnp.full_like(LOG_ODDS, label))
     x, y = ro.exact(LOG_ODDS), ro.mp.mpf(label)
     p, q = ro.sigmoid(x), ro.sigmoid(-x)
     # The losses add up two rounded terms; of p - 0.25 the difference of p and 0.25 cancels none.
@@ -61,12 +61,12 @@ def test_divergence_of_shares(distance: float) -> None:
     shares = np.array([0.0, 1e-6, 0.03, 0.25, 0.5, 0.75, 1.0], np.float32)
     at = np.log(np.clip(shares, 1e-3, 0.999) / (1 - np.clip(shares, 1e-3, 0.999)))
     log_odds = np.concatenate([at + distance, at - distance]).astype(np.float32)
-    yes = np.concatenate([shares, shares])
-    nothing = jnp.zeros_like(yes)
-    at, no = TwoFloats(jnp.asarray(log_odds), nothing), TwoFloats(1 - yes, nothing)
-    got = jax.jit(divergence)(at, yes, no)
+    positive = np.concatenate([shares, shares])
+    nothing = jnp.zeros_like(positive)
+    at, negative = TwoFloats(jnp.asarray(log_odds), nothing), TwoFloats(1 - positive, nothing)
+    got = jax.jit(divergence)(at, positive, negative)
     assert (got >= 0).all()
-    for x, s, value in zip(ro.exact(log_odds), ro.exact(yes), got, strict=True):
+    for x, s, value in zip(ro.exact(log_odds), ro.exact(positive), got, strict=True):
         terms = [(p, q) for p, q in ((s, ro.sigmoid(x)), (1 - s, ro.sigmoid(-x))) if p > 0]
         want = sum(p * ro.mp.log(p / q) for p, q in terms)
         # The log-odds of the share have an error of an ulp or two, of up to 14.
@@ -74,7 +74,7 @@ def test_divergence_of_shares(distance: float) -> None:
         assert abs(float(value) - float(want)) <= min(slack, 1e-5 + slack) * float(want) + 1e-12
 
 
-def test_likeliest_counts() -> None:
+def test_saturated_counts() -> None:
     trials = np.array([1, 3, 3, 7, 100, 10**6, 10**9, 10**9, 5], np.float32)
     yes = np.array([1, 1, 2, 3, 1, 10, 1, 5 * 10**8, 0], np.float32)
     with ro.mp.workdps(40):
@@ -85,7 +85,7 @@ def test_likeliest_counts() -> None:
             for y, n in zip(map(int, yes), map(int, trials), strict=True)
             for p in [ro.mp.mpf(y) / n]
         ]
-    got = jax.jit(likeliest)(yes, trials)
+    got = jax.jit(saturated)(yes, trials)
     # A logarithm of up to 20, and gammaln's few ulp of up to 3.
     np.testing.assert_allclose(got, np.array(want, float), rtol=1e-6, atol=1e-6)
 

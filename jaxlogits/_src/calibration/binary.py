@@ -130,7 +130,7 @@ def binary_brier_score(
 class _Rows(NamedTuple):
     """N rows; whatever is wrong with one is in its weight, and so in every sum."""
 
-    probability: Array  # of yes
+    probability: Array  # of a positive label
     labels: Array
     gap: Array  # label - probability
     weights: Array

@@ -209,8 +209,8 @@ def fit_platt(
     checks.check_values("labels must be in [0, 1]", y, is_probability | ~keep)
     s = jnp.where(keep, s, 0.0)
     y = jnp.where(keep & ~is_probability, jnp.nan, jnp.where(keep, y, 0.0))
-    yes, no = jnp.sum(weight * y), jnp.sum(weight * (1 - y))
-    targets = y * (yes + 1) / (yes + 2) + (1 - y) / (no + 2)
+    positive, negative = jnp.sum(weight * y), jnp.sum(weight * (1 - y))
+    targets = y * (positive + 1) / (positive + 2) + (1 - y) / (negative + 2)
     features = jnp.stack([s, jnp.ones_like(s)], axis=-1).reshape(-1, 2)
     fit = fit_logistic(features, targets.reshape(-1), weights=weight.reshape(-1))
     slope, intercept = fit.coefficients

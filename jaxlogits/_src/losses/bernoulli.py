@@ -33,12 +33,15 @@ def binary_kl(a: Array, b: Array) -> Array:
     is_close = jnp.abs(d) < 1.0
     near = jnp.where(is_close, d, 0.0)
     close = jnp.log1p(p * _phi(rest * near) + rest * _phi(-p * near))
-    # log p - log q of both answers: they differ by d, and the one of two sizes keeps its digits.
-    yes, no = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
-    of_yes, of_no = (jnp.isfinite(d) & is_larger for is_larger in (p > rest, p <= rest))
-    yes, no = jnp.where(of_no, no - d, yes), jnp.where(of_yes, yes + d, no)
-    far = jnp.maximum(product(p, yes) + product(rest, no), 0.0)
-    # What q rules out and p doesn't, be its probability too small for a number of this dtype.
+    # log p - log q of both labels. They differ by d, so that the less likely one has digits, too.
+    of_one, of_zero = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
+    is_one, is_zero = (jnp.isfinite(d) & is_likelier for is_likelier in (p > rest, p <= rest))
+    of_one, of_zero = (
+        jnp.where(is_zero, of_zero - d, of_one),
+        jnp.where(is_one, of_one + d, of_zero),
+    )
+    far = jnp.maximum(product(p, of_one) + product(rest, of_zero), 0.0)
+    # What q rules out and p doesn't, even if its probability underflows.
     is_impossible = jnp.isinf(b) & (a != b) & ~jnp.isnan(a)
     return jnp.where(is_close, close, jnp.where(is_impossible, jnp.inf, far))
 
@@ -49,7 +52,7 @@ def _phi(c: Array) -> Array:
 
 
 @jax.custom_jvp
-def _difference(a: Array, b: Array) -> Array:
+def _prob_difference(a: Array, b: Array) -> Array:
     """sigmoid(b) - sigmoid(a), which doesn't cancel."""
     d = jnp.where(a == b, 0.0, b - a)
     shared = jnp.where(d > 0, sigmoid(b) * sigmoid(-a), sigmoid(a) * sigmoid(-b))
@@ -63,16 +66,20 @@ def _slope(x: Array) -> Array:
 derivatives(
     binary_kl,
     lambda da, _, a, b: times(product(jnp.where(a == b, 0.0, a - b), _slope(a)), da),
-    lambda db, _, a, b: _difference(a, b) * db,
+    lambda db, _, a, b: _prob_difference(a, b) * db,
 )
 
 
-derivatives(_difference, lambda da, _, a, __: -_slope(a) * da, lambda db, _, __, b: _slope(b) * db)
+derivatives(
+    _prob_difference,
+    lambda da, _, a, __: -_slope(a) * da,
+    lambda db, _, __, b: _slope(b) * db,
+)
 
 
 @jax.custom_jvp
 def _cost(x: Array, weight: Array) -> Array:
-    """softplus(x), what a label of the other side costs; 0 where that is inf and weighs 0."""
+    """softplus(x), the loss of the opposite label; 0 where that is inf and has weight 0."""
     cost = softplus(x)
     return jnp.where((weight == 0) & jnp.isinf(cost), 0.0, cost)
 

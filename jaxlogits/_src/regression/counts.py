@@ -22,21 +22,21 @@ from jaxlogits._src.regression.newton import product
 from jaxlogits._src.regression.two_floats import TwoFloats, add, dot, log_ratio, multiply
 
 
-def divergence(log_odds: TwoFloats, yes: Array, no: TwoFloats) -> Array:
-    """KL(yes || sigmoid(log_odds)) for shares of yes and no, or counts of them; at least 0."""
-    rarely = yes <= no.high
-    least = jnp.where(rarely, yes, no.high)
+def divergence(log_odds: TwoFloats, positive: Array, negative: TwoFloats) -> Array:
+    """KL(positive || sigmoid(log_odds)), for shares of labels 1 and 0 or counts; at least 0."""
+    rarely = positive <= negative.high
+    least = jnp.where(rarely, positive, negative.high)
     never = least <= 0
-    no = TwoFloats(jnp.where(never, 1, no.high), jnp.where(never, 0, no.low))
-    observed = log_ratio(jnp.where(never, 1, yes), no)
+    failures = TwoFloats(jnp.where(never, 1, negative.high), jnp.where(never, 0, negative.low))
+    observed = log_ratio(jnp.where(never, 1, positive), failures)
     # What is left of two numbers that are nearly equal, and what their rounding has left out.
     d = (log_odds.high - observed.high) + (log_odds.low - observed.low)
     x, d = jnp.where(rarely, log_odds.high, -log_odds.high), jnp.where(rarely, d, -d)
-    s = jnp.where(never, 0.25, least / (yes + no.high))
+    s = jnp.where(never, 0.25, least / (positive + negative.high))
     # log(1 + t) - s d with t = s (exp(d) - 1), both of which are nearly s d where d is small.
     near = jnp.minimum(d, 1)
     t = s * jnp.expm1(near)
-    close = s * _exp_minus_line(near) - _log_bend(t)
+    close = s * _exp_minus_line(near) - _line_minus_log(t)
     softplus = jnp.logaddexp(x, 0)
     apart = jnp.where(d > 1, softplus + jnp.log1p(-s) - s * d, close)
     return jnp.where(never, softplus, jnp.maximum(apart, 0))
@@ -47,7 +47,7 @@ def _exp_minus_line(x: Array) -> Array:
     return jnp.where(jnp.abs(x) <= 1, x * x * exp_bend(x), jnp.expm1(x) - x)
 
 
-def _log_bend(t: Array) -> Array:
+def _line_minus_log(t: Array) -> Array:
     """t - log(1 + t), at least 0, by 2 atanh(t / (2 + t)) where t is small."""
     terms = 7 if t.dtype == jnp.float32 else 16
     v = t / (2 + t)
@@ -57,9 +57,10 @@ def _log_bend(t: Array) -> Array:
     return jnp.where(jnp.abs(t) <= 0.5, v * (t - 2 * v * v * series), t - jnp.log1p(t))
 
 
-def likeliest(yes: Array, trials: Array) -> Array:
-    """The log of the probability of so many yes where theirs is ``yes / trials``, at most 0."""
-    y, rest = jnp.minimum(yes, trials - yes), jnp.maximum(yes, trials - yes)
+def saturated(successes: Array, trials: Array) -> Array:
+    """The log probability of the successes at their own rate, successes / trials; at most 0."""
+    failures = trials - successes
+    y, rest = jnp.minimum(successes, failures), jnp.maximum(successes, failures)
     sure = y <= 0
     y, n = jnp.where(sure, 1, y), jnp.where(sure, 2, trials)
     rest = jnp.where(sure, 1, rest)
@@ -83,8 +84,8 @@ def _stirling_error(n: Array) -> Array:
 
 def log_likelihood(counts: Counts, loss: Array, excess: Array) -> Array:
     """The log likelihood of counts, in any order, from the loss of their shares and its excess."""
-    at_best = jnp.sum(counts.weights * likeliest(counts.yes, counts.trials))
-    ways = jnp.sum(counts.weights * _log_ways(counts))
+    at_best = jnp.sum(counts.weights * saturated(counts.successes, counts.trials))
+    ways = jnp.sum(counts.weights * _log_binomial(counts))
     return with_derivative_of(at_best - excess, ways - loss)
 
 
@@ -92,7 +93,7 @@ def excess_loss(model: Model, counts: Counts) -> Array:
     """How far the loss is above that of probabilities equal to the shares; without derivatives."""
     model, counts = lax.stop_gradient((model, counts))
     # Of labels that are all 0 or 1 it is the loss.
-    certain = jnp.all((counts.yes <= 0) | (counts.yes >= counts.trials))
+    certain = jnp.all((counts.successes <= 0) | (counts.successes >= counts.trials))
     excess: Array = lax.cond(certain, lambda model, _: model.loss, _sum_excess, model, counts)
     return excess
 
@@ -102,14 +103,15 @@ def _sum_excess(model: Model, counts: Counts) -> Array:
     coefficients = _coefficients(design.coordinates, model.kernel[0])
 
     def excess(rows: Rows, _: Array) -> Array:
-        yes, trials = rows.labels.T
+        successes, trials = rows.labels.T
         high, low = dot(finite_features(rows), coefficients)
         if rows.offset is not None:
             high, rounded = add(high, rows.offset[:, 0])
             low += rounded
-        return product(rows.weights, divergence(TwoFloats(high, low), yes, add(trials, -yes)))
+        failures = add(trials, -successes)
+        return product(rows.weights, divergence(TwoFloats(high, low), successes, failures))
 
-    rows = design.rows._replace(labels=jnp.stack([counts.yes, counts.trials], axis=1))
+    rows = design.rows._replace(labels=jnp.stack([counts.successes, counts.trials], axis=1))
     return sum_rows(excess, design._replace(rows=rows), 1)
 
 
@@ -127,7 +129,7 @@ def with_derivative_of(value: Array, number: Array) -> Array:
     return lax.stop_gradient(value) + (number - lax.stop_gradient(number))
 
 
-def _log_ways(counts: Counts) -> Array:
-    """The log of the ways in which counts can come about, for its derivatives."""
-    yes, n = counts.yes, counts.trials
-    return gammaln(n + 1) - gammaln(yes + 1) - gammaln(n - yes + 1)
+def _log_binomial(counts: Counts) -> Array:
+    """The log of the binomial coefficients, for its derivatives."""
+    y, n = counts.successes, counts.trials
+    return gammaln(n + 1) - gammaln(y + 1) - gammaln(n - y + 1)

@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
     features: Array  # [N, P]
     level: Array  # [N], their combination that is about 1, NaN if one of them isn't finite
-    labels: Array  # [N], shares of yes or class indices, or [N, 2], shares of yes and no
+    labels: Array  # [N], shares of label 1 or class indices, or [N, 2], shares of 1 and 0
     weights: Array  # [N], at least 0
     offset: Array | None  # [N, J]
     centred: Array | None = None  # [N, P], the features in the coordinates, where they are kept
@@ -46,14 +46,14 @@ class Model(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How often yes was said, and by how many; [N] each."""
+    """Successes and trials; [N] each."""
 
-    yes: Array
+    successes: Array
     trials: Array
     weights: Array  # of the rows
 
 
-def yes_no_design(
+def binary_design(
     features: ArrayLike,
     labels: ArrayLike,
     weights: ArrayLike | None,
@@ -72,7 +72,7 @@ def yes_no_design(
     y, n = jnp.where(valid, y, 0), jnp.where(valid, n, 1)
     counts = Counts(y, n, w)
     if trials is not None:
-        # Of 9,999,997 out of 10,000,000 the share of no isn't 1 less that of yes, in float32.
+        # Of 9,999,997 out of 10,000,000, the share of failures isn't 1 - share in float32.
         y, w = jnp.stack([y, n - y], axis=1) / jnp.where(n > 0, n, 1)[:, None], w * n
     known = None if offset is None else _as_rows("offset", offset, x)[:, None]
     return _design(x, y, w, known), counts

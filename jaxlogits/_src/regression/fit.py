@@ -15,13 +15,13 @@ from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.regression.coordinates import power_of_two
 from jaxlogits._src.regression.counts import excess_loss, log_likelihood, with_derivative_of
-from jaxlogits._src.regression.design import Design, Model, class_design, yes_no_design
+from jaxlogits._src.regression.design import Design, Model, binary_design, class_design
 from jaxlogits._src.regression.likelihood import (
     RowTerms,
+    binary_terms,
     class_terms,
     num_moved,
     prepared,
-    yes_no_terms,
 )
 from jaxlogits._src.regression.newton import product
 from jaxlogits._src.regression.null import constant_of, null_model
@@ -31,7 +31,7 @@ from jaxlogits._src.regression.problem import (
     evaluate,
     find_minimum,
     inverse_hessian,
-    lengths,
+    step_lengths,
 )
 
 
@@ -117,9 +117,9 @@ def fit_logistic(
         >>> jl.fit_logistic(x, jnp.array([1, 2, 3, 1]), trials=jnp.full(4, 4)).coefficients.round(4)
         Array([-0.5108,  0.5108], dtype=float32)
     """
-    design, counts = yes_no_design(features, labels, weights, offset, trials)
+    design, counts = binary_design(features, labels, weights, offset, trials)
     metric = jnp.ones([1, 1], design.rows.features.dtype)
-    found = _fit(yes_no_terms, design, l2, metric, firth, max_steps, tolerance)
+    found = _fit(binary_terms, design, l2, metric, firth, max_steps, tolerance)
     least = jnp.sum(design.rows.weights * _entropy(design.rows.labels))
     unit, (at_fit, at_null) = found.unit, found.priors
     loss, excess = unit * found.model.loss, unit * excess_loss(found.model, counts)
@@ -141,7 +141,7 @@ def fit_logistic(
 
 
 def _entropy(shares: Array) -> Array:
-    """-sum p log p of shares of yes [N], or of yes and no [N, 2]."""
+    """-sum p log p of shares of label 1 [N], or of 1 and 0 [N, 2]."""
     shares = shares if shares.ndim == 2 else jnp.stack([shares, 1 - shares], axis=1)
     inside = shares > 0
     p = jnp.where(inside, shares, 1)
@@ -235,7 +235,7 @@ def _fit(
         design.coordinates.matrix(),
         1 / unit if firth else None,
     )
-    length = lengths(tolerance, design.rows.weights, linear=firth)
+    length = step_lengths(tolerance, design.rows.weights, linear=firth)
     minimum = find_minimum(row_terms, problem, max_steps, length)
     total = jnp.sum(minimum.point)
     rule = "features must be finite, and no column a combination of others"

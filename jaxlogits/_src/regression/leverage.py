@@ -28,18 +28,18 @@ def leverages(features: Array, curvature: Array, covariance: Array) -> Array:
     return product(curvature.transpose(2, 0, 1), by_row)
 
 
-def unpulled(residuals: Array, leverage: Array, power: int) -> Array:
+def corrected_by_leverage(residuals: Array, leverage: Array, power: int) -> Array:
     """(I - leverage)^(-power / 2) residuals, [N, J]; NaN for a leverage of 1 or more."""
     num_outputs = residuals.shape[1]
     left = jnp.eye(num_outputs, dtype=residuals.dtype)[None] - leverage
-    root = _inverse_root(left) if num_outputs > 1 else 1 / jnp.sqrt(_positive(left))
+    root = _inverse_root(left) if num_outputs > 1 else 1 / jnp.sqrt(_clearly_positive(left))
     for _ in range(power):
         residuals = product(root, residuals[:, :, None])[:, :, 0]
     return residuals
 
 
-def _positive(x: Array) -> Array:
-    """x, or NaN where nothing but rounding is left of it."""
+def _clearly_positive(x: Array) -> Array:
+    """x, or NaN where it is 0 to rounding."""
     return jnp.where(x > 16 * jnp.finfo(x.dtype).eps, x, jnp.nan)
 
 

@@ -1,6 +1,6 @@
 """The negative log-likelihood of linear log-odds, with gradient and Hessian, in blocks of rows.
 
-A kernel [J, P] gives each row of features [P] J log-odds: one for yes against no, or those of the
+A kernel [J, P] gives each row of features [P] J log-odds: that of a binary label, or those of the
 classes 1 to J against class 0. Here rows come last, ``[J, C]``: where many kernels share their
 features, vmap makes one matrix product of it, without a transpose.
 """
@@ -28,20 +28,20 @@ T = TypeVar("T")
 RowTerms = Callable[[Array, Array], Terms]
 
 
-def yes_no_terms(log_odds: Array, labels: Array) -> Terms:
+def binary_terms(log_odds: Array, labels: Array) -> Terms:
     """Losses [C], their gradients [1, C] and Hessians [1, 1, C] in the log-odds [1, C].
 
     All from sigmoid(-|x|), which keeps its digits where 1 - p has none.
     """
-    x, (yes, no) = log_odds[0], (labels, 1 - labels) if labels.ndim == 1 else labels.T
-    likely, small = _less_likely(x)
-    losses = jnp.where(likely, no * x, -yes * x) - jnp.log1p(-small)
-    residuals = jnp.where(likely, no - small, small - yes)
+    x, (positive, negative) = log_odds[0], (labels, 1 - labels) if labels.ndim == 1 else labels.T
+    likely, small = _smaller_prob(x)
+    losses = jnp.where(likely, negative * x, -positive * x) - jnp.log1p(-small)
+    residuals = jnp.where(likely, negative - small, small - positive)
     return losses, residuals[None], (small * (1 - small))[None, None]
 
 
-def _less_likely(x: Array) -> tuple[Array, Array]:
-    """Whether yes is the likelier answer, and the probability of the other one, sigmoid(-|x|)."""
+def _smaller_prob(x: Array) -> tuple[Array, Array]:
+    """Whether label 1 is the likelier one, and the probability of the other, sigmoid(-|x|)."""
     signed = jnp.where(x > 0, 1, -1).astype(x.dtype) * odds.sigmoid(-jnp.abs(x))
     # For residuals and curvature: their loops end at the division, and each would compute the
     # exponential again, which is a quarter of a float64 bootstrap's time.
@@ -83,11 +83,11 @@ def likelihood(row_terms: RowTerms, design: Design, kernel: Array) -> Terms:
     return _sum_rows(terms, design, len(kernel))
 
 
-def first_step(row_terms: RowTerms, design: Design, num_outputs: int) -> tuple[Array, Array]:
-    """Gradient and Hessian, at a kernel of 0, of a parabola that the likelihood is like.
+def first_parabola(row_terms: RowTerms, design: Design, num_outputs: int) -> tuple[Array, Array]:
+    """Gradient and Hessian, at a kernel of 0, of a parabola that approximates the likelihood.
 
-    The one that touches it where all log-odds are 0, offsets included. There, at the latest, the
-    labels say something about the coefficients; where an offset of 60 alone is, they don't.
+    It touches the likelihood where all log-odds, offsets included, are 0. There the labels say
+    something about the coefficients; at an offset of 60 alone, they don't.
     """
 
     def terms(rows: Rows, features: Array) -> Terms:
@@ -102,14 +102,14 @@ def first_step(row_terms: RowTerms, design: Design, num_outputs: int) -> tuple[A
 
 def prepared(design: Design, num_outputs: int) -> Design:
     """The design with its features in the coordinates kept, where a block is all rows."""
-    if _blocks_of(design, num_outputs) > 1:
+    if _num_blocks_for(design, num_outputs) > 1:
         return design
     features = centred(design.rows, design.coordinates)
     return design._replace(rows=design.rows._replace(centred=features))
 
 
 def num_moved(design: Design, step: Array) -> Array:
-    """How many log-odds of rows that count a step of the kernel [J, P] changes by more than 1/2."""
+    """How many log-odds, of rows that count, change by more than 1/2 in a step of the kernel."""
 
     def moved(rows: Rows, features: Array) -> Array:
         moves = jnp.abs(product(step, features.T)) > 0.5
@@ -120,7 +120,7 @@ def num_moved(design: Design, step: Array) -> Array:
 
 def sum_rows(fn: Callable[[Rows, Array], T], design: Design, num_outputs: int) -> T:
     """What a function of rows and their features in the coordinates gives, summed in blocks."""
-    num_blocks = _blocks_of(design, num_outputs)
+    num_blocks = _num_blocks_for(design, num_outputs)
     return _sum_blocks(
         lambda rows: fn(rows, centred(rows, design.coordinates)), design.rows, num_blocks
     )
@@ -128,26 +128,27 @@ def sum_rows(fn: Callable[[Rows, Array], T], design: Design, num_outputs: int) -
 
 def _sum_rows(row_terms: Callable[[Rows, Array], Terms], design: Design, num_outputs: int) -> Terms:
     """The terms of rows with their features, weighted and added up."""
-    add_up = _with_products if _blocks_of(design, num_outputs) == 1 else _with_scaled
+    is_whole = _num_blocks_for(design, num_outputs) == 1
+    hessian_of = _hessian_from_products if is_whole else _hessian_from_scaled
 
     def terms(rows: Rows, features: Array) -> Terms:
         losses, residuals, curvature = row_terms(rows, features)
         w = rows.weights
         gradient = product(residuals * w[None], features)
-        return product(losses, w), gradient, add_up(curvature * w[None, None], features)
+        return product(losses, w), gradient, hessian_of(curvature * w[None, None], features)
 
     return sum_rows(terms, design, num_outputs)
 
 
-def _blocks_of(design: Design, num_outputs: int) -> int:
+def _num_blocks_for(design: Design, num_outputs: int) -> int:
     num_rows, num_features = design.rows.features.shape
     if num_rows * max(num_features, num_outputs) ** 2 <= _FEW_PRODUCTS:
         return 1
     size = _BLOCK_SIZE // (num_features * num_outputs**2)
-    return _num_blocks(num_rows, max(size, 256))
+    return _num_even_blocks(num_rows, max(size, 256))
 
 
-def _with_products(curvature: Array, features: Array) -> Array:
+def _hessian_from_products(curvature: Array, features: Array) -> Array:
     """sum_c curvature[i, j, c] features[c, p] features[c, q], by the products of the features."""
     (rows, p), j = features.shape, len(curvature)
     products = (features[:, :, None] * features[:, None, :]).reshape(rows, p * p)
@@ -155,7 +156,7 @@ def _with_products(curvature: Array, features: Array) -> Array:
     return hessian.reshape(j, j, p, p).transpose(0, 2, 1, 3)
 
 
-def _with_scaled(curvature: Array, features: Array) -> Array:
+def _hessian_from_scaled(curvature: Array, features: Array) -> Array:
     """The same by one matrix product of scaled features with features."""
     (rows, p), j = features.shape, len(curvature)
     scaled = curvature[:, :, None, :] * features.T[None, None]
@@ -163,7 +164,7 @@ def _with_scaled(curvature: Array, features: Array) -> Array:
     return hessian.reshape(j, j, p, p).transpose(0, 2, 1, 3)
 
 
-def _num_blocks(num_rows: int, size: int) -> int:
+def _num_even_blocks(num_rows: int, size: int) -> int:
     """At least as many as it takes, and such that few rows are left over."""
     fewest = max(-(-num_rows // size), 1)
     return min(range(fewest, 2 * fewest), key=lambda blocks: num_rows % blocks)

@@ -60,7 +60,7 @@ def minimize(
     start = vary(start, varying_axes(*jax.tree.leaves(args)))
     goal, slow = (jnp.asarray(length, start.dtype) ** 2 for length in (tolerance, coarse))
     found = _search(evaluate, *lax.stop_gradient((start, args, goal, slow)), max_steps)
-    return found._replace(point=_depending_on(exact or evaluate, found.point, args))
+    return found._replace(point=_with_implicit_derivative(exact or evaluate, found.point, args))
 
 
 class _State(NamedTuple):
@@ -119,18 +119,19 @@ def _shorter(state: _State) -> Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _depending_on(evaluate: Evaluate, point: Array, args: Any) -> Array:  # noqa: ARG001
-    """The point that was found, as a function of the arguments."""
+def _with_implicit_derivative(evaluate: Evaluate, point: Array, args: Any) -> Array:  # noqa: ARG001
+    """The point that was found, which is differentiated as a function of ``args``."""
     return point
 
 
-@_depending_on.defjvp
-def _depending_on_jvp(
+@_with_implicit_derivative.defjvp
+def _implicit_jvp(
     evaluate: Evaluate, primals: tuple[Array, Any], tangents: tuple[Any, Any]
 ) -> tuple[Array, Array]:
-    # gradient(args, point(args)) = 0, and hence H dpoint = -(its tangent at a fixed point).
+    # gradient(args, point(args)) = 0, and hence H dpoint = -(its tangent at a fixed point). All
+    # arguments go through one jvp, which ``derivatives`` would split.
     (found, args), (_, tangent) = primals, tangents
-    point = _depending_on(evaluate, found, args)
+    point = _with_implicit_derivative(evaluate, found, args)
 
     def gradient_and_hessian(args: Any) -> tuple[Array, Array]:
         return evaluate(args, point)[1:]

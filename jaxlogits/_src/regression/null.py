@@ -19,7 +19,7 @@ from jaxlogits._src.regression.problem import (
     evaluate_all,
     find_minimum,
     half_log_det,
-    lengths,
+    step_lengths,
 )
 
 RowEvaluate = Callable[[RowTerms, Problem, Array], Terms]
@@ -42,13 +42,13 @@ def likeliest_intercept(
     else:
         no_l2, square = jnp.eye(num_outputs, dtype=one.dtype), jnp.eye(1, dtype=one.dtype)
         problem = Problem(design, None, no_l2, square)
-        minimum = find_minimum(row_terms, problem, jnp.int32(100), lengths(None, rows.weights))
+        minimum = find_minimum(row_terms, problem, jnp.int32(100), step_lengths(None, rows.weights))
         kernel = minimum.point[:, None]
     return design, kernel
 
 
 def _label_weights(rows: Rows, num_classes: int) -> Array:
-    """How much weight each class has among the labels, [K]; no is the first."""
+    """How much weight each class has among the labels, [K]; of binary labels 0 is the first."""
     y, w = rows.labels, rows.weights
     if y.ndim == 2:
         return jnp.sum(y[:, ::-1] * w[:, None], axis=0)
@@ -106,7 +106,7 @@ def firth_null(row_terms: RowTerms, problem: Problem, constant: Array) -> Array:
     def kernel(constant: Array, intercepts: Array) -> Array:
         return (intercepts[:, None] * constant[None, :]).reshape(-1)
 
-    length = lengths(None, problem.design.rows.weights, linear=True)
+    length = step_lengths(None, problem.design.rows.weights, linear=True)
     found = minimize(
         functools.partial(along, evaluate),
         jnp.zeros([num_outputs], constant.dtype),

@@ -17,7 +17,7 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.regression.design import Design
-from jaxlogits._src.regression.likelihood import RowTerms, Terms, first_step, likelihood
+from jaxlogits._src.regression.likelihood import RowTerms, Terms, first_parabola, likelihood
 from jaxlogits._src.regression.newton import Minimum, minimize, product, solve
 
 
@@ -41,8 +41,8 @@ class Lengths(NamedTuple):
     coarse: Array  # above the rounding of a gradient that adds up so many rows
 
 
-def lengths(tolerance: ArrayLike | None, weights: Array, *, linear: bool = False) -> Lengths:
-    """The lengths for a tolerance, None for the square root of the spacing at 1.
+def step_lengths(tolerance: ArrayLike | None, weights: Array, *, linear: bool = False) -> Lengths:
+    """The lengths of steps for a tolerance, None for the square root of the spacing at 1.
 
     If each step leaves a share of the error, and not its square, it is that to the power of 3/4.
     """
@@ -60,7 +60,7 @@ def find_minimum(
     row_terms: RowTerms, problem: Problem, max_steps: ArrayLike, length: Lengths
 ) -> Minimum:
     """The minimum, from that of a parabola that touches the likelihood where log-odds are 0."""
-    gradient, hessian = first_step(row_terms, problem.design, len(problem.metric))
+    gradient, hessian = first_parabola(row_terms, problem.design, len(problem.metric))
     if problem.l2 is not None:
         hessian += _penalty(problem, jnp.zeros_like(gradient))[1]
     size, steps = gradient.size, checks.as_integer("max_steps", max_steps)

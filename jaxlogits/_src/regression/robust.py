@@ -15,13 +15,13 @@ from jaxlogits._src.base.program import program
 from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.regression.design import (
     ONE_FOR_EACH,
+    binary_design,
     class_design,
     finite_features,
-    yes_no_design,
 )
 from jaxlogits._src.regression.fit import LogisticFit
-from jaxlogits._src.regression.leverage import leverages, unpulled
-from jaxlogits._src.regression.likelihood import class_terms, yes_no_terms
+from jaxlogits._src.regression.leverage import corrected_by_leverage, leverages
+from jaxlogits._src.regression.likelihood import binary_terms, class_terms
 from jaxlogits._src.regression.newton import product
 from jaxlogits._src.regression.summary import covariance_matrix, require_fit
 
@@ -76,7 +76,7 @@ def robust_covariance(
             weights=weights,
             offset=offset,
             trials=trials,
-            clusters=_with_small_names(clusters),
+            clusters=_renumbered(clusters),
             weight_kind=weight_kind,
             kind=kind,
         )
@@ -107,7 +107,7 @@ def _robust_covariance(
         # Of one of a row's repetitions, or of the whole row.
         times = jnp.where(w > 0, 1, w) if frequency else w
         own = times[:, None, None] * leverages(x, curvature, covariance)
-        residuals = unpulled(residuals, own, power)
+        residuals = corrected_by_leverage(residuals, own, power)
     scores = (x[:, :, None] * residuals[:, None, :]).reshape(len(x), fit.coefficients.size)
     influences = product(scores, covariance)
     factor = _ratio(num_rows, num_rows - influences.shape[1])
@@ -122,10 +122,10 @@ def _robust_covariance(
     return inner.reshape(fit.covariance.shape)
 
 
-def _ratio(number: Array, less: Array) -> Array:
-    """number / less, or NaN where nothing is left."""
-    left = less > 0
-    return jnp.where(left, number / jnp.where(left, less, 1), jnp.nan)
+def _ratio(number: Array, divisor: Array) -> Array:
+    """number / divisor, or NaN where that isn't above 0."""
+    valid = divisor > 0
+    return jnp.where(valid, number / jnp.where(valid, divisor, 1), jnp.nan)
 
 
 def _sum_clusters(rows: Array, exists: Array, clusters: ArrayLike) -> tuple[Array, Array]:
@@ -148,8 +148,8 @@ def _rows(
 ) -> tuple[Array, Array, Array, Array]:
     """Features [N, P], the loss's gradient [N, J] and Hessian [J, J, N] in log-odds, weights."""
     if fit.coefficients.ndim == 1:
-        design, counts = yes_no_design(features, labels, weights, offset, trials)
-        row_terms = yes_no_terms
+        design, counts = binary_design(features, labels, weights, offset, trials)
+        row_terms = binary_terms
     else:
         if trials is not None:
             raise ValueError("trials must be None for a fit of classes")
@@ -171,8 +171,8 @@ def _rows(
     return x, residuals.T, curvature, w
 
 
-def _with_small_names(clusters: ArrayLike | None) -> ArrayLike | None:
-    """Names that don't fit the integers that JAX has, such as hashes, as their places in order."""
+def _renumbered(clusters: ArrayLike | None) -> ArrayLike | None:
+    """Clusters whose labels JAX has no integers for, such as hashes, numbered in order."""
     if isinstance(clusters, jax.Array) or not hasattr(clusters, "__array__"):
         return clusters
     names = np.asarray(clusters)

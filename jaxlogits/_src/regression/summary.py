@@ -93,7 +93,7 @@ def summarize(fit: LogisticFit, *, level: ArrayLike = 0.95) -> LogisticSummary:
     reach = -ndtri((1 - checks.as_option("level", level, dtype)) / 2) * errors
     null = fit.null_log_likelihood
     against_null = _ratio_test(
-        fit.log_likelihood, null, b.size - b[:1].size, fit.has_intercept & _has_ended(fit)
+        fit.log_likelihood, null, b.size - b[:1].size, fit.has_intercept & _is_maximal(fit)
     )
     aic = 2 * b.size - 2 * fit.log_likelihood
     return LogisticSummary(
@@ -139,10 +139,10 @@ def likelihood_ratio_test(fit: LogisticFit, restricted: LogisticFit) -> Likeliho
     if degrees <= 0:
         sizes = f"{restricted.coefficients.size} and {fit.coefficients.size}"
         raise ValueError(f"restricted must have fewer coefficients than fit, got {sizes}")
-    ended = _has_ended(fit) & _has_ended(restricted) & ~fit.firth & ~restricted.firth
+    maximal = _is_maximal(fit) & _is_maximal(restricted) & ~fit.firth & ~restricted.firth
     change = jnp.abs(fit.total_weight - restricted.total_weight)
     same = (fit.num_rows == restricted.num_rows) & (change <= 1e-4 * fit.total_weight)
-    return _ratio_test(fit.log_likelihood, restricted.log_likelihood, degrees, ended & same)
+    return _ratio_test(fit.log_likelihood, restricted.log_likelihood, degrees, maximal & same)
 
 
 def _ratio_test(
@@ -155,7 +155,7 @@ def _ratio_test(
     return LikelihoodRatioTest(statistic, jnp.int32(degrees), jnp.exp(log_p), log_p)
 
 
-def _has_ended(fit: LogisticFit) -> Array:
+def _is_maximal(fit: LogisticFit) -> Array:
     """Whether the likelihood is the largest there is, to the tolerance."""
     return fit.converged | fit.separated
 
