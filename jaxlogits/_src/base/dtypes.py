@@ -49,6 +49,12 @@ def _rounded(x: Array, dtype: jnp.dtype) -> Array:
 derivatives(_rounded, lambda dx, _, __, dtype: dx.astype(dtype))
 
 
+def finite(x: Array) -> Array:
+    """The finite numbers that are closest to x."""
+    greatest = float(jnp.finfo(x.dtype).max)
+    return jnp.clip(x, -greatest, greatest)
+
+
 def narrow(array: Array, like: Array) -> Array:
     """The array in the dtype of ``like``, and as weakly typed: a number gives a number."""
     if not jax.typeof(like).weak_type:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype
+from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, finite, wide_dtype
 from jaxlogits._src.blockwise.block_size import rows_that_fit
 from jaxlogits._src.blockwise.linear_layer import (
     Head,
@@ -22,7 +22,6 @@ from jaxlogits._src.blockwise.linear_layer import (
 )
 from jaxlogits._src.losses.supports import are_no_indices, kept_indices, log_probs_among
 from jaxlogits._src.mesh.reductions import first_class, num_classes, row_any
-from jaxlogits._src.rows.softmax import finite
 
 Logits = Callable[[Head, Array, PerRow], Array]
 

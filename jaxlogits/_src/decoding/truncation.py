@@ -17,14 +17,9 @@ from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.decoding.removal import kept, row_share
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_max, row_sum
+from jaxlogits._src.rows import thresholds
 from jaxlogits._src.rows.rows import Rows, rows_of
 from jaxlogits._src.rows.softmax import gaps_of, probs_of, row_stats, softmax_rows
-from jaxlogits._src.rows.thresholds import (
-    kth_largest,
-    mass_threshold,
-    range_and_deviation,
-    shares_of_range,
-)
 
 MAP = {"logits": "rows classes", "where": "rows classes", "result": "rows classes"}
 
@@ -60,7 +55,7 @@ def keep_top_k(
     checks.check_values("k must be at least 1", each, each >= 1)
 
     def bar(rows: Rows, count: Array) -> tuple[Array]:
-        least = kth_largest(rows.z, count, axis_name, rows.logits.dtype)
+        least = thresholds.kth_largest(rows.z, count, axis_name, rows.logits.dtype)
         return (jnp.where(count >= 1, least, jnp.nan),)
 
     return kept(rows, bar, lambda z, _, least: z >= least, count)
@@ -95,7 +90,7 @@ def keep_top_p(
 
     def bar(rows: Rows, p: Array) -> tuple[Array, Array]:
         stats = row_stats(rows.z, axis_name)
-        least = mass_threshold(rows.z, stats.exps, 1.0 - p, axis_name, rows.logits.dtype)
+        least = thresholds.mass_threshold(rows.z, stats.exps, 1.0 - p, axis_name, rows.logits.dtype)
         return least, stats.rest
 
     def stays(z: Array, p: Array, least: Array, _: Array) -> Array:
@@ -142,7 +137,7 @@ def keep_typical(
         probs = probs_of(z, stats.largest, total)
         mean = row_sum(jnp.where(probs == 0, 0.0, probs * stats.gaps), axis_name)
         typical = scores(z, stats.largest, total, mean)
-        least = mass_threshold(typical, probs, 1.0 - mass, axis_name, z.dtype)
+        least = thresholds.mass_threshold(typical, probs, 1.0 - mass, axis_name, z.dtype)
         return least, stats.largest, total, mean
 
     def stays(z: Array, mass: Array, least: Array, *of_row: Array) -> Array:
@@ -200,9 +195,8 @@ def keep_top_n_sigma(
     """Top-n-sigma: keep logits within n standard deviations of the maximum, z_k >= m - n sigma.
 
     Args:
-        logits: floating-point array; sigma leaves out masked classes and -inf.
+        logits, axis, where, axis_name: as in ``softmax``; sigma leaves out masked classes and -inf.
         n: at least 0, a number or one per row; 0 keeps the likeliest class, infinity all.
-        axis, where, axis_name: dimensions, mask and mesh axes of the classes, as in ``softmax``.
 
     Returns:
         The shape and dtype of ``logits``; removed and masked classes are -inf.
@@ -217,11 +211,11 @@ def keep_top_n_sigma(
     n = checks.as_row_option("n", n, rows.z.dtype, rows.z.shape[:-1])
 
     def spread(rows: Rows, _: Array) -> tuple[Array, ...]:
-        return range_and_deviation(rows.z, axis_name)
+        return thresholds.range_and_deviation(rows.z, axis_name)
 
     def stays(z: Array, n: Array, largest: Array, farthest: Array, sigma: Array) -> Array:
         # Infinity times a sigma of 0 would be no number.
-        return (shares_of_range(z, largest, farthest) <= n * sigma) | (n == jnp.inf)
+        return (thresholds.shares_of_range(z, largest, farthest) <= n * sigma) | (n == jnp.inf)
 
     return kept(rows, spread, stays, lax.stop_gradient(n))
 

@@ -33,6 +33,16 @@ def of_all_devices(sums: T, axis_name: AxisName) -> T:
     return total
 
 
+def has_few_classes(x: Array) -> bool:
+    """Whether a row is better reduced class by class, so that it stays in registers."""
+    return isinstance(x.shape[-1], int) and x.shape[-1] <= 16
+
+
+def each_class(x: Array) -> list[Array]:
+    """A row's classes, ``[..., 1]`` each."""
+    return list(jnp.split(x, x.shape[-1], axis=-1))
+
+
 def row_max(x: Array, axis_name: AxisName) -> Array:
     """The maximum over a row's classes, NaN if one is. Over a mesh it has no derivative."""
     largest = jnp.max(x, axis=-1, keepdims=True)

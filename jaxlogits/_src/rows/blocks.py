@@ -37,8 +37,8 @@ def row_numbers(decide: Callable[..., Arrays], rows: Rows, *options: Array) -> A
 
     ``options`` are numbers, or arrays whose first dimensions are those of the rows.
     """
-    blank: Any = dict.fromkeys(("given", "logits", "z", "mask", "empty", "like"))
-    kind = rows._replace(**blank)  # what a program keeps of a function may hold no tracer
+    no_arrays: Any = dict.fromkeys(("given", "logits", "z", "mask", "empty", "like"))
+    kind = rows._replace(**no_arrays)  # what a program keeps of a function may hold no tracer
 
     def find(arrays: Arrays, options: list[Array]) -> Arrays:
         given, logits, z, mask, empty = arrays

@@ -14,16 +14,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base import xla
-from jaxlogits._src.base.dtypes import Array, AxisName, wide_dtype, widen
+from jaxlogits._src.base.dtypes import Array, AxisName, finite, wide_dtype, widen
 from jaxlogits._src.base.rules import checkpointed, derivatives
-from jaxlogits._src.mesh.reductions import first_class, num_classes, row_max, row_sum
-from jaxlogits._src.rows.softmax import (
+from jaxlogits._src.mesh.reductions import (
     each_class,
-    finite,
+    first_class,
     has_few_classes,
-    label_mask,
-    softmax_tangent,
+    num_classes,
+    row_max,
+    row_sum,
 )
+from jaxlogits._src.rows.softmax import label_mask, softmax_tangent
 
 Pair = tuple[Array, Array]
 

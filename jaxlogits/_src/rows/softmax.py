@@ -4,7 +4,7 @@ Two habits keep every result accurate at any gap between the logits:
 
 - the sum of exponentials is kept as 1 + rest, where rest leaves out one maximum, so that
   log1p(rest) and rest / (1 + rest) stay right where the maximum has almost all of the probability;
-- tangents are taken relative to that of a likely class, which softmax doesn't notice, so that 1 - p
+- tangents are taken relative to that of a likely class, which cancels in the softmax, so that 1 - p
   is never formed for a class whose p is close to 1.
 
 A row of -inf has no softmax: its results are NaN, but for logsumexp's -inf.
@@ -21,10 +21,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base import xla
-from jaxlogits._src.base.dtypes import Array, AxisName, widen
+from jaxlogits._src.base.dtypes import Array, AxisName, finite, widen
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import (
     class_indices,
+    each_class,
+    has_few_classes,
     of_all_devices,
     row_first,
     row_max,
@@ -99,22 +101,6 @@ def finite_gaps(z: Array, largest: Array) -> Array:
     top = finite(largest)
     scale = jnp.where(largest == jnp.inf, 0.5, 1.0).astype(largest.dtype)
     return top - jnp.minimum(widen(z) * scale, top)
-
-
-def finite(largest: Array) -> Array:
-    """The maximum of a row, or the number that is closest to it."""
-    greatest = float(jnp.finfo(largest.dtype).max)
-    return jnp.clip(largest, -greatest, greatest)
-
-
-def has_few_classes(z: Array) -> bool:
-    """Whether a row is added up class by class, so that it stays in registers."""
-    return isinstance(z.shape[-1], int) and z.shape[-1] <= 16
-
-
-def each_class(z: Array) -> list[Array]:
-    """A row's classes, ``[..., 1]`` each."""
-    return list(jnp.split(z, z.shape[-1], axis=-1))
 
 
 def first_max(z: Array, axis_name: AxisName) -> Array:

@@ -14,17 +14,20 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base import xla
-from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.dtypes import Array, AxisName, finite
 from jaxlogits._src.base.products import product, times, weigh
 from jaxlogits._src.base.rules import checkpointed, derivatives
-from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_sum
+from jaxlogits._src.mesh.reductions import (
+    each_class,
+    has_few_classes,
+    of_all_devices,
+    row_any,
+    row_sum,
+)
 from jaxlogits._src.rows.softmax import (
     centred,
-    each_class,
-    finite,
     finite_gaps,
     gaps_of,
-    has_few_classes,
     log_softmax_rows,
     logsumexp_rows,
     row_stats,
