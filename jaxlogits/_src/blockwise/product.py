@@ -32,6 +32,7 @@ def product_of(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Arr
         # So XLA:CPU sees that the kernel embedding.T is the embedding; else it would copy it.
         return dot(hidden, kernel.T, (1, 1))
 
+    # Not by ``derivatives``: both terms of the tangent become one array.
     @functools.partial(product.defjvp, symbolic_zeros=True)
     def product_jvp(primals: _Pair, tangents: tuple[Any, Any]) -> _Pair:
         (hidden, kernel), (dhidden, dkernel) = primals, tangents
@@ -51,7 +52,7 @@ def product_of(dtype: jnp.dtype, precision: Any) -> Callable[[Array, Array], Arr
             algorithm = lax.DotAlgorithmPreset.BF16_BF16_F32 if rounded else precision
             dz = dz + dot(rows, dkernel.astype(dtype), (0, 0), precision=algorithm)
         if is_bfloat16:
-            dz = xla.one_array(dz)  # of the logits' derivative, for both products
+            dz = xla.one_array(dz)  # read by both products of the backward pass
         return z, dz
 
     return product

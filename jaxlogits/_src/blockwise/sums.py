@@ -33,6 +33,7 @@ def sum_blocks(block: Block, plan: Plan, accumulate_dtype: Any) -> Callable[...,
         sums: Leaves = _here(block, functools.partial(_sums, block, plan, True, None))(*args)
         return sums
 
+    # Not by ``derivatives``: one pass over the blocks serves all arguments.
     @functools.partial(run.defjvp, symbolic_zeros=True)
     def run_jvp(primals: Any, tangents: Any) -> tuple[Leaves, Leaves]:
         operands, changes = Operands(*primals), Operands(*tangents)
@@ -160,6 +161,7 @@ def differentiable(block: Block, fn: Callable[..., Any], dtypes: list[Any]) -> C
     """
     held = jax.custom_jvp(_here(block, functools.partial(fn, None)))
 
+    # Not by ``derivatives``: one pass over the blocks serves all arguments.
     @functools.partial(held.defjvp, symbolic_zeros=True)
     def held_jvp(primals: Any, tangents: Any) -> Any:
         operands, changes = Operands(*primals), Operands(*tangents)

@@ -91,6 +91,7 @@ def _differentiable(tiles_of: Callable[[Any], _Tiles]) -> Callable[..., Sums]:
     def sums(*leaves: Array) -> Sums:
         return tiles_of(leaves).sums()
 
+    # Not by ``derivatives``: one pass over the tiles serves all arguments.
     @functools.partial(sums.defjvp, symbolic_zeros=True)
     def sums_jvp(primals: Any, tangents: Any) -> tuple[Sums, Sums]:
         value = sums(*primals)
