@@ -183,13 +183,13 @@ def show_sets(held_out: Answers, test: Answers) -> None:
 # %% [markdown]
 # ## Binary questions
 #
-# Whether the digit is a nine is a binary question, and its log-odds are those of the class against
-# all others. If the model says 20 %, how often is it a nine?
+# Whether the digit is a nine is a binary question. Its log-odds are those of the class against all
+# others. If the model says 20 %, how often is it a nine?
 #
-# A calibrated model has a calibration error, too, as the rows of a bin are few. How large it would
-# be is seen by drawing labels from the model's own probabilities. And a logistic regression of the
-# labels on the log-odds says what is wrong: the slope is below 1 where the model is too sure, the
-# intercept is off 0 where it says nine too often or too seldom.
+# Even a calibrated model has a calibration error, because a bin has few rows. Labels drawn from the
+# model's own probabilities show how large that would be. A logistic regression of the labels on the
+# log-odds says what is wrong: the slope is below 1 if the model is overconfident, and the intercept
+# isn't 0 if it says nine too often or too rarely.
 
 
 # %%
@@ -234,8 +234,8 @@ def show_nines(test: Answers, temperature: Array) -> None:
 # ## The figure
 #
 # A reliability diagram shows accuracy over confidence; calibrated models are on the diagonal. The
-# larger a dot, the more images it stands for. The third panel, in the same colours, is about nines
-# only, of which a bin has so few that its rate has a wide 95 % interval; the last one shows the
+# larger a dot, the more images are in its bin. The third panel, in the same colours, is about nines
+# only; a bin has so few of them that its rate has a wide 95 % interval. The last one shows the
 # coverage of the sets over the promised coverage.
 
 

@@ -2,8 +2,8 @@
 # # Generating text: temperature, top-k, top-p and others, side by side
 #
 # A language model says how likely each next character is. What the text is like depends on how one
-# is then chosen: always the likeliest (greedy), or sampled from all, or from those that a rule
-# keeps. Here a small model learns to write like Python's manual, and we compare the rules.
+# is then chosen: always the likeliest (greedy), or drawn from all characters, or from those that a
+# rule keeps. Here a small model learns to write like Python's manual, and we compare the rules.
 #
 # Run it with `pip install -e '.[examples]' && python examples/decode.py`.
 

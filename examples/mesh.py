@@ -135,8 +135,8 @@ def step(mesh: Mesh, state: State, context: Array, labels: Array) -> tuple[State
 # %% [markdown]
 # ## Training on a mesh
 #
-# The compiled program shows what it sends and what each device holds. (Looking up the embedding,
-# which XLA shards by itself, and its gradient send something, too.)
+# The compiled program shows what it sends and what each device holds. (That includes the lookup of
+# the embedding and its gradient, which XLA shards on its own.)
 
 
 # %%

@@ -33,8 +33,8 @@ Array = jax.Array
 # ## The data
 #
 # scikit-learn comes with 569 biopsies, of which 212 were malignant. We take four measurements of
-# the cell nuclei, standardized, and a column of ones: no function of this library adds an intercept
-# by itself.
+# the cell nuclei, standardized, and a column of ones, because no function of this library adds an
+# intercept.
 
 
 # %%
@@ -170,11 +170,11 @@ def show_layer(fit: jl.LogisticFit, kernel: Array, steps: int) -> None:
 # information to the log likelihood, which falls where the likelihood becomes flat, so that there is
 # a maximum.
 #
-# How sure is the estimate? Wald's interval takes the log likelihood for a parabola, which it isn't
-# here. The profile likelihood is the largest one for each value of a coefficient. The values for
-# which its logarithm is within 1.92 of the maximum, half the 95 % point of a chi-squared variate,
-# are the interval that Heinze and Schemper recommend. The value goes into the offset, and a strong
-# penalty `l2` keeps the coefficient itself at 0.
+# How certain is the estimate? Wald's interval approximates the log likelihood by a parabola, which
+# is wrong here. The profile likelihood is the largest likelihood for each value of a coefficient.
+# The values for which its logarithm is within 1.92 of the maximum (half the 95 % quantile of
+# chi-squared) are the interval that Heinze and Schemper recommend. The value goes into the offset,
+# and a strong penalty `l2` keeps the coefficient itself at 0.
 
 
 # %%
