@@ -11,7 +11,7 @@ from jaxlogits._src.regression import likelihood as module
 from jaxlogits._src.regression.coordinates import Coordinates
 from jaxlogits._src.regression.counts import divergence, saturated
 from jaxlogits._src.regression.design import Design, Rows
-from jaxlogits._src.regression.likelihood import binary_terms, class_terms, likelihood
+from jaxlogits._src.regression.likelihood import binary_terms, class_terms, total_loss
 from jaxlogits._src.regression.two_floats import TwoFloats
 
 # Log-odds at which 1 - p, or p itself, is lost in float32.
@@ -103,7 +103,7 @@ def test_blocks_give_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -> None
     def run() -> list[jax.Array]:
         def terms(features: jax.Array) -> tuple[jax.Array, module.Terms]:
             rows = Rows(features, features[:, 0], labels, weights, offset)
-            found = likelihood(class_terms, Design(rows, coordinates), kernel)
+            found = total_loss(class_terms, Design(rows, coordinates), kernel)
             return found[0], found
 
         gradient, found = jax.jit(jax.grad(terms, has_aux=True))(features)

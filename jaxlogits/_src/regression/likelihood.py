@@ -69,7 +69,7 @@ _BLOCK_SIZE = 2**17
 _FEW_PRODUCTS = 2**19
 
 
-def likelihood(row_terms: RowTerms, design: Design, kernel: Array) -> Terms:
+def total_loss(row_terms: RowTerms, design: Design, kernel: Array) -> Terms:
     """The sum of the losses, its gradient [J, P] and its Hessian [J, P, J, P].
 
     The kernel [J, P], and so the derivatives, are in the design's coordinates.

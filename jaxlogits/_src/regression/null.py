@@ -11,7 +11,7 @@ from jax import lax
 from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.regression.coordinates import Coordinates
 from jaxlogits._src.regression.design import Design, Model, Rows
-from jaxlogits._src.regression.likelihood import RowTerms, Terms, likelihood, sum_rows
+from jaxlogits._src.regression.likelihood import RowTerms, Terms, sum_rows, total_loss
 from jaxlogits._src.regression.newton import minimize, product, solve
 from jaxlogits._src.regression.problem import (
     Problem,
@@ -125,7 +125,7 @@ def null_model(
     num_outputs = len(problem.metric)
     if problem.firth is None:
         design, kernel = likeliest_intercept(row_terms, problem.design, num_outputs)
-        return Model(design, kernel, likelihood(row_terms, design, kernel)[0]), (0.0, 0.0)
+        return Model(design, kernel, total_loss(row_terms, design, kernel)[0]), (0.0, 0.0)
     null = firth_null(row_terms, problem, constant)
     # The determinant is that in the units of features and weights.
     of_units = len(point) * jnp.log(unit) / 2

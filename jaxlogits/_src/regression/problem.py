@@ -17,7 +17,7 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.regression.design import Design
-from jaxlogits._src.regression.likelihood import RowTerms, Terms, first_parabola, likelihood
+from jaxlogits._src.regression.likelihood import RowTerms, Terms, first_parabola, total_loss
 from jaxlogits._src.regression.newton import Minimum, minimize, product, solve
 
 
@@ -77,26 +77,26 @@ def find_minimum(
 
 
 def evaluate(row_terms: RowTerms, problem: Problem, point: Array) -> Terms:
-    """The losses, and the gradient and the Hessian of what is minimised, at the kernel [J P].
+    """The loss, and the gradient and the Hessian of what is minimised, at the kernel [J P].
 
     The Hessian is without that of Firth's penalty.
     """
     kernel = point.reshape(len(problem.metric), -1)
-    losses, gradient, hessian = likelihood(row_terms, problem.design, kernel)
+    loss, gradient, hessian = total_loss(row_terms, problem.design, kernel)
     gradient, hessian = gradient.reshape(-1), hessian.reshape(len(point), len(point))
     if problem.firth is not None:
         gradient -= problem.firth * _firth_slope(row_terms, problem, point)
     if problem.l2 is not None:
         pull, stiffness = _penalty(problem, kernel)
         gradient, hessian = gradient + pull.reshape(-1), hessian + stiffness.reshape(hessian.shape)
-    return losses, gradient, hessian
+    return loss, gradient, hessian
 
 
 def evaluate_all(row_terms: RowTerms, problem: Problem, point: Array) -> Terms:
     """The same with all of the Hessian."""
-    losses, gradient, hessian = evaluate(row_terms, problem, point)
+    loss, gradient, hessian = evaluate(row_terms, problem, point)
     bend = jax.jacfwd(functools.partial(_firth_slope, row_terms, problem))(point)
-    return losses, gradient, hessian - problem.firth * bend
+    return loss, gradient, hessian - problem.firth * bend
 
 
 def half_log_det(row_terms: RowTerms, problem: Problem, point: Array) -> Array:
@@ -118,7 +118,7 @@ def _firth_slope(row_terms: RowTerms, problem: Problem, point: Array) -> Array:
 
 def _information(row_terms: RowTerms, problem: Problem, point: Array) -> Array:
     kernel = point.reshape(len(problem.metric), -1)
-    return likelihood(row_terms, problem.design, kernel)[2].reshape(len(point), len(point))
+    return total_loss(row_terms, problem.design, kernel)[2].reshape(len(point), len(point))
 
 
 def _penalty(problem: Problem, kernel: Array) -> tuple[Array, Array]:
