@@ -4,6 +4,7 @@ Blocks are for accelerators; here they run on the CPU, of 8 rows each.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -116,6 +117,32 @@ def test_draws() -> None:
     got, want = both(run, z, where, temperature)
     assert_same(got, want)
     assert len(np.unique(want[0])) > N // 2
+
+
+def test_log_probs_of_draws() -> None:
+    """With their derivatives by the logits and the temperature, of one draw or several."""
+    z, where = rows(), RNG.random((N, K)) < 0.9
+    where[[0, 7]] = False
+    temperature = jnp.asarray(np.resize([1.0, 0.0, 0.5], N), jnp.float32)
+
+    def run(z: Any, where: Any, temperature: Any) -> Any:
+        keys = jax.random.split(KEY, N)
+        draw = functools.partial(jl.sample_with_log_prob, KEY)
+
+        def loss(z: Any, t: Any) -> Any:
+            classes, log_probs = draw(z, temperature=t, shape=(2,), where=where)
+            return numbers(log_probs), (classes, log_probs)
+
+        return (
+            draw(z),
+            draw(jnp.asarray(z.T, jnp.bfloat16), 0, where=where.T),
+            jax.vmap(jl.sample_with_log_prob)(keys, z),
+            jax.value_and_grad(loss, (0, 1), has_aux=True)(z, temperature),
+            jax.jvp(lambda z: draw(z)[1], (z,), (jnp.ones_like(z).at[:, 0].set(2.0),)),
+        )
+
+    got, want = both(run, z, where, temperature)
+    assert_same(got, want)
 
 
 def test_batches_are_more_rows() -> None:
@@ -231,6 +258,7 @@ ON_TPU: dict[str, Callable[..., Any]] = {
     "keep_top_p": lambda z: jl.keep_top_p(z, 0.9),
     "keep_typical": lambda z: jl.keep_typical(z, 0.9),
     "sample": lambda z: jl.sample(KEY, z),
+    "sample_with_log_prob": lambda z: jl.sample_with_log_prob(KEY, z),
     "a key for each row": lambda z: jax.vmap(jl.sample)(jax.random.split(KEY, len(z)), z),
     "a mask": lambda z, where: jl.keep_top_p(z, 0.9, where=where),
 }

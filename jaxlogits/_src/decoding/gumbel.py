@@ -9,6 +9,8 @@ To make it is what takes time: a draw from a long row takes noise for 2 sqrt(K) 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,16 +80,36 @@ def half_below_max(z: Array, axis_name: AxisName) -> Array:
 
 def draw_of_rows(key: ArrayLike, rows: Rows, scale: Array, shape: tuple[int, ...] = ()) -> Array:
     """int32 indices of draws from the softmax of rows over temperature; -1 if there is none."""
+    return draw_with_numbers(key, rows, scale, shape, lambda *_: None)[0]
+
+
+def draw_with_numbers(
+    key: ArrayLike,
+    rows: Rows,
+    scale: Array,
+    shape: tuple[int, ...],
+    numbers: Callable[[Array, Array], Any],
+) -> tuple[Array, Any]:
+    """The draws, and ``numbers(z, classes)`` of them, which are as many, as constants.
+
+    They are of rows over temperature and of classes ``[*draws, *rows]``.
+    """
     axis_name = rows.axis_name
     noise = _noise(key, rows.z, (math.prod(shape),), axis_name)
 
-    def classes(rows: Rows, scale: Array, *noise: Array) -> Array:
-        noise = tuple(jnp.moveaxis(x, -2, 0) for x in noise)
-        return jnp.moveaxis(_largest(cooled_rows(rows, scale), noise, axis_name), 0, -1)
+    def find(rows: Rows, scale: Array, *noise: Array) -> Any:
+        z = cooled_rows(rows, scale)
+        classes = _largest(z, tuple(jnp.moveaxis(x, -2, 0) for x in noise), axis_name)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), (classes, numbers(z, classes)))
+
+    def of_draws(found: Array) -> Array:
+        moved = jnp.moveaxis(found, -1, 0)
+        return moved.reshape(*shape, *moved.shape[1:])
 
     of_rows = (jnp.moveaxis(x, 0, -2) for x in noise)
-    drawn = jnp.moveaxis(row_numbers(classes, rows, scale, *of_rows), -1, 0)
-    return drawn.reshape(*shape, *drawn.shape[1:])
+    found = row_numbers(find, rows, scale, *of_rows)
+    draws: tuple[Array, Any] = jax.tree.map(of_draws, found)
+    return draws
 
 
 def draw(key: ArrayLike, z: Array, axis_name: AxisName) -> Array:

@@ -11,12 +11,13 @@ from jax import lax
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
-from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
+from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, widen
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.decoding.gumbel import (
     cleaned,
     cooled_rows,
     draw_of_rows,
+    draw_with_numbers,
     gumbel,
     half_below_max,
     row_temperature,
@@ -25,7 +26,7 @@ from jaxlogits._src.decoding.gumbel import (
 )
 from jaxlogits._src.mesh.explicit import with_whole_classes
 from jaxlogits._src.mesh.reductions import num_classes, row_top_k
-from jaxlogits._src.rows.nll import nll
+from jaxlogits._src.rows.nll import LabelSums, label_sums, nll_of
 from jaxlogits._src.rows.quotients import cooled
 from jaxlogits._src.rows.rows import reduced, rows_of, spoiled
 from jaxlogits._src.rows.softmax import first_max, softmax_rows
@@ -98,14 +99,20 @@ def sample_with_log_prob(
     """
     rows = rows_of(logits, axis, where, axis_name)
     shape, scale = _as_shape(shape), row_temperature(rows, temperature)
-    classes = draw_of_rows(key, rows, scale, shape)
+
+    def sums(z: Array, classes: Array) -> LabelSums:
+        each = label_sums(jnp.broadcast_to(z, (*classes.shape, z.shape[-1])), classes, axis_name)
+        return LabelSums(*(x[..., 0] for x in each))
+
+    classes, known = draw_with_numbers(key, rows, scale, shape, sums)
+    known = LabelSums(*(x[..., None] for x in known))
 
     @jax.checkpoint
     def log_probs(z: Array) -> Array:
-        z = cooled_rows(rows._replace(z=z), scale)
-        return -nll(jnp.broadcast_to(z, (*shape, *z.shape)), classes, axis_name)
+        z = cooled_rows(rows._replace(z=widen(z)), scale)
+        return -nll_of(known, jnp.broadcast_to(z, (*shape, *z.shape)), classes, axis_name)
 
-    return classes, reduced(log_probs, rows, empty=jnp.nan)
+    return classes, reduced(log_probs, rows, wide=False, empty=jnp.nan)
 
 
 @program("axis", "axis_name", "k", k=Option(Range(), integer=True))

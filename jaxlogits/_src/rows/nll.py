@@ -47,9 +47,12 @@ def nll(logits: Array, labels: Array, axis_name: AxisName) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _nll_and_sums(logits: Array, labels: Array, axis_name: AxisName) -> tuple[Array, LabelSums]:
     """The loss, and what its derivative takes from the rows, which counts as constants."""
-    sums = _label_sums(logits, labels, axis_name)
-    loss = ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0]
-    return xla.apart(loss), sums  # from the caller's mean
+    sums = label_sums(logits, labels, axis_name)
+    return xla.apart(_loss(sums)), sums  # from the caller's mean
+
+
+def _loss(sums: LabelSums) -> Array:
+    return ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0]
 
 
 @checkpointed
@@ -61,6 +64,24 @@ def _nll_tangent(
 
 
 derivatives(_nll_and_sums, _nll_tangent, None)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def nll_of(sums: LabelSums, logits: Array, labels: Array, axis_name: AxisName) -> Array:
+    """-log p_y of rows whose sums are known, and count as constants: it reads no logits.
+
+    Its derivative does, but makes no sums again.
+    """
+    del logits, labels, axis_name
+    return _loss(sums)
+
+
+derivatives(
+    nll_of,
+    None,
+    lambda dlogits, _, sums, *arrays: _nll_tangent(dlogits, sums, *arrays),
+    None,
+)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -81,7 +102,7 @@ derivatives(
 )
 
 
-def _label_sums(logits: Array, labels: Array, axis_name: AxisName) -> LabelSums:
+def label_sums(logits: Array, labels: Array, axis_name: AxisName) -> LabelSums:
     """Reduce the rows. The sum leaves the label out, so that log1p sees all of a small loss."""
     label = _own_index(labels[..., None], logits, axis_name)
     largest, others = _max_and_others(logits, label.astype(_index_dtype(logits)))
