@@ -293,7 +293,9 @@ def main() -> None:
         "# Accuracy",
         "The largest error in ulp, units in the last place of the exact result: 0.5 is perfect. "
         "The budget is what the tests hold each function to on every run, on the oldest and the "
-        "newest JAX, compiled and not, with and without fused multiply-add.",
+        "newest JAX, compiled and not, with and without fused multiply-add. All of it is measured "
+        "on CPUs. TPUs compute exp, log, log1p and reciprocals less accurately, and no budget has "
+        "been tested there.",
         f"Measured on {machine()}; {software}. Written by `benchmarks/accuracy.py`.",
     ]
     for section in SECTIONS:

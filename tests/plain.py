@@ -21,9 +21,9 @@ def _rounded(x: Any, dtype: Any) -> Any:
     return lax.reduce_precision(x.astype(dtype), 8, jnp.finfo(x.dtype).nmant)
 
 
-def _unless_zero(distance: Any, values: Any, row: Any) -> Any:
+def _is_nonzero(distance: Any, row: Any) -> Any:
     del row
-    return jnp.where(distance > 0, values, 0.0)
+    return jnp.where(distance > 0, 1.0, 0.0).astype(distance.dtype)
 
 
 def _zero_at(position: Any, values: Any) -> Any:
@@ -35,10 +35,11 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "apart": lambda arrays: arrays,
     "by_device": _by_default,
     "by_itself": lambda fn, *args: fn(*args),
+    "is_nonzero": _is_nonzero,
     "is_positive": lambda x: jnp.where(x > 0, 1.0, 0.0).astype(x.dtype),
+    "of_row": lambda number, row: jnp.asarray(number, row.dtype),
     "one_array": lambda x: x,
     "rounded": _rounded,
-    "unless_zero": _unless_zero,
     "zero_at": _zero_at,
 }
 
@@ -96,7 +97,9 @@ PROGRAMS = [
     Program("by_device", "losses", _losses, _rows(64, 128256)),
     Program("by_device", "mean of losses", _mean, _rows(64, 128256, "bfloat16")),
     Program("by_itself", "mean divergence", _mean_divergence, _rows(4096, 1000)[:1] * 2),
+    Program("is_nonzero", "logsumexp", jl.logsumexp, _rows(2**15, 128)[:1]),
     Program("is_positive", "sparsemax", jl.sparsemax, _rows(4096, 1000)[:1]),
+    Program("of_row", "logsumexp", jl.logsumexp, _rows(2**15, 128)[:1]),
     Program(
         "one_array",
         "gradients of a linear head",
@@ -112,6 +115,5 @@ PROGRAMS = [
     Program("one_array", "mean divergence", _mean_divergence, _rows(4096, 1000)[:1] * 2),
     Program("rounded", "mean of losses", _mean, _rows(2**16, 100, "bfloat16")),
     Program("rounded", "softmax", jl.softmax, _rows(2**16, 100, "bfloat16")[:1]),
-    Program("unless_zero", "logsumexp", jl.logsumexp, _rows(4096, 1000)[:1]),
     Program("zero_at", "losses", _losses, _rows(4096, 1000)),
 ]

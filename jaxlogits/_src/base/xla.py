@@ -64,24 +64,32 @@ def rounded(x: Array, dtype: jnp.dtype) -> Array:
 
 
 def zero_at(position: Array, values: Array) -> Array:
-    """values in [0, 1] along the last axis, 0 at one position ``[..., 1]`` of it.
+    """values along the last axis, 0 at one position ``[..., 1]`` of it.
 
-    A minimum with squared distances, which XLA:CPU fuses into a sum where a select ends the loop.
+    A product with squared distances, or 1, which XLA:CPU fuses into a sum where a select ends the
+    loop. The values are finite or NaN.
     """
     index = jnp.arange(values.shape[-1], dtype=position.dtype)
     distance = (jnp.broadcast_to(index, values.shape) - position).astype(values.dtype)
-    return jnp.minimum(values, distance * distance)
+    return values * jnp.minimum(distance * distance, 1.0)
 
 
-def unless_zero(distance: Array, values: Array, row: Array) -> Array:
-    """values in [0, 1] of rows, and 0 where a distance, which isn't negative, is 0.
+def is_nonzero(distance: Array, row: Array) -> Array:
+    """1 where a distance in a row, which isn't negative, is positive, and 0 where it is 0.
 
-    A minimum with the distance, brought to 1 or more where it is a normal number: another such. By
-    a number of the ``row``, ``[..., 1]``, as XLA:CPU would make an array of one for several loops.
-    The derivative is that of the values, or 0.
+    A minimum, with the distance brought to 1 or more where it is a normal number, which fuses into
+    a sum. It has no derivative, and may lose NaN.
     """
-    most = jnp.where(jnp.isnan(row), jnp.nan, 1.0 / float(jnp.finfo(values.dtype).tiny))
-    return jnp.minimum(values, lax.stop_gradient(distance * most.astype(values.dtype)))
+    most = of_row(1.0 / float(jnp.finfo(distance.dtype).tiny), row)
+    return lax.stop_gradient(jnp.minimum(distance * most, of_row(1.0, row)))
+
+
+def of_row(number: float, row: Array) -> Array:
+    """A number, as one of each row ``[..., 1]``.
+
+    Of one that several loops have in common XLA:CPU would make an array as large as theirs.
+    """
+    return jnp.where(jnp.isnan(row), jnp.nan, number).astype(row.dtype)
 
 
 def is_positive(x: Array) -> Array:

@@ -35,7 +35,7 @@ def labelled_rows(
     lead = tuple(n for i, n in enumerate(array.shape) if i not in axes)
     count = math.prod(array.shape[d] for d in axes)
     index, valid = integer_labels(labels, lead, count)
-    sound = valid & jnp.isfinite(jnp.max(array, axes, initial=-jnp.inf))
+    sound = valid & jnp.all(array < jnp.inf, axes) & jnp.any(array > -jnp.inf, axes)
     keep, weight = counting_rows(where, weights, lead, wide_dtype(array), sound)
     # Not masked as classes: where every row counts, XLA would look for rows without any while it
     # compiles, which takes 4 s for a million.
@@ -93,10 +93,11 @@ def graded_rows(
 ) -> Graded:
     """Check the arguments, and say of each row how sure it is and whether it is right."""
     z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
-    confidence = jnp.max(softmax_rows(z, None), axis=-1)
+    p = softmax_rows(z, None)
+    confidence = jnp.max(p, axis=-1)
     missed = jnp.min(softmax_complement_rows(z, None), axis=-1)
     right = jnp.any(first_max(z, None) & label_mask(z.shape, indices, None), axis=-1)
     gap = jnp.where(right, missed, -confidence)
     # Whatever is wrong with a row is in its weight, and so in every sum.
-    weight = jnp.where(jnp.isnan(confidence), jnp.nan, weight)
+    weight = jnp.where(jnp.any(jnp.isnan(p), axis=-1), jnp.nan, weight)
     return Graded(confidence, missed, right.astype(z.dtype), gap, weight)

@@ -19,7 +19,8 @@ from jaxlogits._src.mesh.explicit import on_explicit_mesh
 from jaxlogits._src.mesh.reductions import row_max, row_sum
 from jaxlogits._src.rows import thresholds
 from jaxlogits._src.rows.rows import Rows, rows_of
-from jaxlogits._src.rows.softmax import gaps_of, probs_of, row_stats, softmax_rows
+from jaxlogits._src.rows.softmax import softmax_rows
+from jaxlogits._src.rows.stats import gaps_of, probs_of, row_stats
 
 MAP = {"logits": "rows classes", "where": "rows classes", "result": "rows classes"}
 

@@ -24,7 +24,8 @@ from jaxlogits._src.rows.pairs import (
 )
 from jaxlogits._src.rows.quotients import cooled
 from jaxlogits._src.rows.rows import spoiled
-from jaxlogits._src.rows.softmax import row_stats, softmax_rows, without_inf
+from jaxlogits._src.rows.softmax import softmax_rows, without_inf
+from jaxlogits._src.rows.stats import row_stats
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -22,7 +22,8 @@ from jaxlogits._src.rows.pairs import (
     weighed_rows,
     whole,
 )
-from jaxlogits._src.rows.softmax import probs_of, softmax_tangent
+from jaxlogits._src.rows.softmax import softmax_tangent
+from jaxlogits._src.rows.stats import probs_of
 
 
 def kl_rows(a: Array, b: Array, axis_name: AxisName) -> Array:

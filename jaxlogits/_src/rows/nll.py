@@ -25,6 +25,7 @@ from jaxlogits._src.mesh.reductions import (
     row_sum,
 )
 from jaxlogits._src.rows.softmax import label_mask, softmax_tangent
+from jaxlogits._src.rows.stats import count_inf, exp_minus
 
 Pair = tuple[Array, Array]
 
@@ -163,8 +164,9 @@ def _reduce_short_row(logits: Array, label: Array) -> Pair:
 
 def _reduce_row(logits: Array, label: Array) -> Pair:
     largest = widen(jnp.max(logits, axis=-1, keepdims=True))
-    exps = xla.zero_at(label, _exp_below(logits, largest))
-    return largest, jnp.sum(exps, axis=-1, keepdims=True)
+    exps = xla.zero_at(label, exp_minus(finite(largest) - widen(logits), largest))
+    others = jnp.sum(exps, axis=-1, keepdims=True)
+    return largest, jnp.where(largest == jnp.inf, count_inf(others), others)
 
 
 def _reduce_pieces(logits: Array, label: Array, *, pieces: int) -> Pair:

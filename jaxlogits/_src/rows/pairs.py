@@ -22,14 +22,8 @@ from jaxlogits._src.base.dtypes import Array, AxisName, widen
 from jaxlogits._src.base.exp_log import exp_bend
 from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_max, row_sum
-from jaxlogits._src.rows.softmax import (
-    centred,
-    probs_of,
-    softmax_rows,
-    softmax_tangent,
-    sum_below,
-    without_inf,
-)
+from jaxlogits._src.rows.softmax import centred, softmax_rows, softmax_tangent, without_inf
+from jaxlogits._src.rows.stats import probs_of, sum_below
 
 Pair = tuple[Array, Array]
 

@@ -2,8 +2,8 @@
 
 Two habits keep every result accurate at any gap between the logits:
 
-- the sum of exponentials is kept as 1 + rest, where rest leaves out one maximum, so that
-  log1p(rest) and rest / (1 + rest) stay right where the maximum has almost all of the probability;
+- the sum of exponentials is kept as 1 + rest (``stats.py``), so that log1p(rest) and
+  rest / (1 + rest) stay right where the maximum has almost all of the probability;
 - tangents are taken relative to that of a likely class, which cancels in the softmax, so that 1 - p
   is never formed for a class whose p is close to 1.
 
@@ -13,15 +13,13 @@ A row of -inf has no softmax: its results are NaN, but for logsumexp's -inf.
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxlogits._src.base import xla
-from jaxlogits._src.base.dtypes import Array, AxisName, finite, widen
+from jaxlogits._src.base.dtypes import Array, AxisName, widen
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import (
     class_indices,
@@ -32,75 +30,7 @@ from jaxlogits._src.mesh.reductions import (
     row_max,
     row_sum,
 )
-
-
-class RowStats(NamedTuple):
-    """What the exponentials of a row come from: exp(z - max) and its sum, less one maximum."""
-
-    largest: Array  # [..., 1]
-    gaps: Array  # [..., K], max - z
-    exps: Array  # [..., K], exp(-gaps)
-    rest: Array  # [..., 1], the sum of exps without one maximum; NaN if the row has two +inf
-    ties: Array  # [..., 1], how many classes have the maximum
-
-
-def row_stats(z: Array, axis_name: AxisName) -> RowStats:
-    """Two or three loops over the row, which write nothing; what isn't used costs nothing.
-
-    Each of them widens half precision for itself.
-    """
-    largest = widen(row_max(z, axis_name))
-    below, at_max = _sums(z, largest)
-    below, at_max = of_all_devices((below, at_max), axis_name)
-    ties = lax.round(at_max)
-    rest = below + (ties - 1.0)
-    two_inf = (largest == jnp.inf) & (rest > 0)
-    rest = jnp.where(two_inf, jnp.nan, rest)
-    gaps = gaps_of(widen(z), largest)
-    return RowStats(largest, gaps, jnp.exp(-gaps), rest, ties)
-
-
-def gaps_of(z: Array, largest: Array) -> Array:
-    """max - z, 0 at an infinite maximum too."""
-    return jnp.where(z == largest, 0.0, largest - z)
-
-
-def _sums(z: Array, largest: Array) -> tuple[Array, Array]:
-    """The sum of exp(z - max) below the maximum, and about how many classes have it."""
-    if has_few_classes(z):
-        classes = each_class(widen(z))
-        others = [jnp.where(x == largest, 0.0, jnp.exp(x - largest)) for x in classes]
-        ties = [(x == largest).astype(largest.dtype) for x in classes]
-        return functools.reduce(jnp.add, others), functools.reduce(jnp.add, ties)
-    gaps = finite_gaps(z, largest)
-    below = row_sum(xla.unless_zero(gaps, jnp.exp(-gaps), largest), None)
-    # The exponentials once more, in a loop of its own: counting comparisons takes longer.
-    total = xla.by_itself(sum_below, z, largest)
-    below, total = xla.apart((below, total))
-    return below, total - below
-
-
-def sum_below(z: Array, largest: Array) -> Array:
-    """The sum of exp(z - max) over the classes that this device has."""
-    if has_few_classes(z):
-        exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(widen(z))]
-        return functools.reduce(jnp.add, exps)
-    return row_sum(jnp.exp(-finite_gaps(z, largest)), None)
-
-
-def probs_of(z: Array, largest: Array, total: Array) -> Array:
-    """The softmax of a row, from its maximum and its sum of exp(z - max)."""
-    return jnp.exp(-gaps_of(widen(z), largest)) / total
-
-
-def finite_gaps(z: Array, largest: Array) -> Array:
-    """max - z in [0, inf], 0 at the maximum alone, without a select, which would end a loop.
-
-    Beside +inf numbers are halved, lest the greatest be as large. A row of -inf has gaps of inf.
-    """
-    top = finite(largest)
-    scale = jnp.where(largest == jnp.inf, 0.5, 1.0).astype(largest.dtype)
-    return top - jnp.minimum(widen(z) * scale, top)
+from jaxlogits._src.rows.stats import exp_minus, exp_of, has_two_inf, probs_of, row_stats, row_sums
 
 
 def first_max(z: Array, axis_name: AxisName) -> Array:
@@ -140,17 +70,19 @@ def centred(p: Array, dz: Array, axis_name: AxisName) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def softmax_rows(z: Array, axis_name: AxisName) -> Array:
     """Softmax over the last axis, of rows in any floating-point dtype."""
-    z = widen(z)
-    greatest = float(jnp.finfo(z.dtype).max)
-    most = math.floor(math.log(greatest)) - 1  # 1 / exp(most) is a normal number, too
-    # +inf lies that far above the greatest number, beside which all others vanish: minima, as a
-    # select would end XLA:CPU's loop. A row of -inf is NaN, and so is one of several +inf.
-    top = jnp.minimum(row_max(z, axis_name), greatest)
-    exps = jnp.exp(jnp.minimum(z - top, most))
-    few = has_few_classes(z)
-    own = functools.reduce(jnp.add, each_class(exps)) if few else row_sum(exps, None)
+    # A row of -inf is NaN, and so is one of several +inf; beside a single one all others vanish.
+    largest = widen(row_max(z, axis_name))
+    top = jnp.minimum(largest, float(jnp.finfo(largest.dtype).max))
+    if has_few_classes(z):
+        exps = exp_of(widen(z) - top)
+        own = functools.reduce(jnp.add, each_class(exps))
+        some_nan = functools.reduce(jnp.logical_or, map(jnp.isnan, each_class(z)))
+        own = jnp.where(some_nan, jnp.nan, own)
+    else:
+        exps = exp_minus(top - widen(z), largest)
+        own = row_sum(exps, None)
     total = of_all_devices(own, axis_name)
-    return exps / jnp.where(total > 1.5 * math.exp(most), jnp.nan, total)
+    return exps / jnp.where(has_two_inf(total), jnp.nan, total)
 
 
 def _softmax_by_z(dz: Array, p: Array, z: Array, axis_name: AxisName) -> Array:
@@ -182,7 +114,7 @@ def softmax_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
 derivatives(softmax_complement_rows, lambda dz, _, z, axis_name: -softmax_tangent(z, dz, axis_name))
 
 
-class RowSums(NamedTuple):
+class _Known(NamedTuple):
     """What a row's softmax is made of again, class by class; ``[..., 1]`` each."""
 
     largest: Array
@@ -190,13 +122,13 @@ class RowSums(NamedTuple):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _softmax_again(z: Array, sums: RowSums, axis_name: AxisName) -> Array:
+def _softmax_again(z: Array, sums: _Known, axis_name: AxisName) -> Array:
     """Softmax over the last axis, without a sum."""
     del axis_name
     return probs_of(z, *sums)
 
 
-def _softmax_again_by_z(dz: Array, _: Array, z: Array, sums: RowSums, axis_name: AxisName) -> Array:
+def _softmax_again_by_z(dz: Array, _: Array, z: Array, sums: _Known, axis_name: AxisName) -> Array:
     is_zeros = jnp.isinf(sums.total)
     z, dz = (jnp.where(is_zeros, 0.0, x) for x in (z, dz))
     return softmax_tangent(z, dz, axis_name)
@@ -211,15 +143,15 @@ def log_softmax_rows(z: Array, axis_name: AxisName) -> Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _log_softmax_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, RowSums]:
+def _log_softmax_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, _Known]:
     """The result, and what its derivative takes from the rows, which counts as constants."""
     stats = row_stats(z, axis_name)
     rest = jnp.where(stats.largest == -jnp.inf, jnp.nan, stats.rest)
-    return -stats.gaps - jnp.log1p(rest), RowSums(stats.largest, 1.0 + rest)
+    return -stats.gaps - jnp.log1p(rest), _Known(stats.largest, 1.0 + rest)
 
 
 @checkpointed
-def _log_softmax_by_z(dz: Array, sums: RowSums, z: Array, axis_name: AxisName) -> Array:
+def _log_softmax_by_z(dz: Array, sums: _Known, z: Array, axis_name: AxisName) -> Array:
     return centred(_softmax_again(z, sums, axis_name), widen(dz), axis_name)
 
 
@@ -232,17 +164,17 @@ def logsumexp_rows(z: Array, axis_name: AxisName) -> Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _logsumexp_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, RowSums]:
+def _logsumexp_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, _Known]:
     """The result, and what its derivative takes from the rows, which counts as constants."""
-    stats = row_stats(z, axis_name)
-    value = stats.largest + jnp.log1p(stats.rest)
-    value = jnp.where(jnp.isinf(stats.largest), stats.largest, value)
-    total = jnp.where(stats.largest == -jnp.inf, jnp.inf, 1.0 + stats.rest)
-    return value[..., 0], RowSums(stats.largest, total)
+    largest, rest, _ = row_sums(z, axis_name)
+    value = jnp.where(jnp.isinf(largest) & ~jnp.isnan(rest), largest, largest + jnp.log1p(rest))
+    rest = jnp.where((largest == jnp.inf) & (rest > 0), jnp.nan, rest)
+    total = jnp.where((largest == -jnp.inf) & ~jnp.isnan(rest), jnp.inf, 1.0 + rest)
+    return value[..., 0], _Known(largest, total)
 
 
 @checkpointed
-def _logsumexp_by_z(dz: Array, sums: RowSums, z: Array, axis_name: AxisName) -> Array:
+def _logsumexp_by_z(dz: Array, sums: _Known, z: Array, axis_name: AxisName) -> Array:
     return row_sum(_softmax_again(z, sums, axis_name) * widen(dz), axis_name)[..., 0]
 
 
@@ -267,7 +199,8 @@ def log_odds_rows(z: Array, axis_name: AxisName) -> Array:
     )
     largest = row_max(z, axis_name)
     gap = largest - stats.largest
-    of_max = jnp.where(stats.largest == -jnp.inf, jnp.inf, gap - jnp.log1p(stats.rest))
+    is_sole = (stats.largest == -jnp.inf) & ~jnp.isnan(stats.rest)
+    of_max = jnp.where(is_sole, jnp.inf, gap - jnp.log1p(stats.rest))
     of_others = (z - largest) - jnp.log1p(others_but_one * jnp.exp(-gap))
     log_odds = jnp.where(is_max, of_max, of_others)
     return jnp.where(largest == -jnp.inf, jnp.nan, log_odds)

@@ -26,15 +26,13 @@ from jaxlogits._src.mesh.reductions import (
 )
 from jaxlogits._src.rows.softmax import (
     centred,
-    finite_gaps,
-    gaps_of,
     log_softmax_rows,
     logsumexp_rows,
-    row_stats,
     softmax_or_zeros,
     softmax_rows,
     softmax_tangent,
 )
+from jaxlogits._src.rows.stats import gaps_of, row_stats
 
 Pair = tuple[Array, Array]
 
@@ -100,12 +98,22 @@ def _weighted_nll_gradient(
     """sum(c) p - c; at a sole maximum (sum(c) - c) p - c (1 - p), as p may be close to 1."""
     scale = 1.0 / (1.0 + sums.rest)
     p = jnp.exp(-gaps_of(z, sums.largest)) * scale
-    is_below = xla.is_positive(finite_gaps(z, sums.largest))
+    is_below = xla.is_nonzero(_finite_gaps(z, sums.largest), sums.largest)
     of_others = xla.apart(row_sum(weights * is_below, axis_name))
     at_max = of_others * p - weights * (sums.rest * scale)
     is_sole = (z == sums.largest) & (sums.ties == 1.0)
     gradient = jnp.where(is_sole, at_max, sums.total * p - weights)
     return jnp.where(sums.largest == -jnp.inf, jnp.nan, gradient)
+
+
+def _finite_gaps(z: Array, largest: Array) -> Array:
+    """max - z in [0, inf], 0 at the maximum alone, without a select, which would end a loop.
+
+    Beside +inf numbers are halved, lest the greatest be as large. A row of -inf has gaps of inf.
+    """
+    top = finite(largest)
+    scale = jnp.where(largest == jnp.inf, 0.5, 1.0).astype(largest.dtype)
+    return top - jnp.minimum(z * scale, top)
 
 
 @checkpointed
