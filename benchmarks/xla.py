@@ -63,8 +63,7 @@ def main() -> None:
         "of `jaxlogits/_src/base/xla.py` replaced by what a reader may take it for "
         "(`tests/plain.py`). "
         "Calls are interleaved, times are medians, and MiB are what the program asks for beside "
-        "arguments and results. `opaque` is about the right number on jax before 0.12 and isn't "
-        "here.",
+        "arguments and results.",
         f"{machine()}. {versions('jax', 'jaxlib', 'numpy')}.",
         table([*columns, "MiB without", "MiB with"], rows),
     )

@@ -92,7 +92,6 @@ _losses = jl.softmax_cross_entropy_with_integer_labels
 _head_gradients = jax.grad(jl.linear_softmax_cross_entropy, (0, 1))
 
 PROGRAMS = [
-    Program("apart", "losses", _losses, _rows(2**16, 100)),
     Program("apart", "mean of losses", _mean, _rows(2**20, 10)),
     Program("by_device", "losses", _losses, _rows(64, 128256)),
     Program("by_device", "mean of losses", _mean, _rows(64, 128256, "bfloat16")),
