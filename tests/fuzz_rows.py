@@ -39,6 +39,9 @@ SETTINGS = (
     Setting("jit", "float16", 5, 0),
     Setting("grad", "float64", 20, 0),
     Setting("eager", "float32", 1, 0),
+    # So many that XLA:CPU takes its fastest loops, and that a row is looked at in pieces.
+    Setting("jit", "float32", 100, 1),
+    Setting("jit", "float32", 400, 1),
 )
 
 
