@@ -60,3 +60,14 @@ def test_transforms(num_classes: int) -> None:
 
     for got, want in zip(jax.vmap(sums)(z), jax.jit(sums)(z), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("num_classes", [12, 100, 401, 400])
+def test_nan_is_in_the_rest(num_classes: int) -> None:
+    """Of which the maximum may not say so, in as many rows as XLA:CPU's fastest loops take."""
+    z = np.tile(rows(num_classes), (512, 1))
+    z[:9, -1] = np.nan
+    for dtype in (jnp.float32, jnp.bfloat16):
+        rest = jax.jit(lambda z: row_sums(z, None).rest)(jnp.asarray(z, dtype))
+        np.testing.assert_array_equal(np.isnan(rest[:, 0]), np.arange(len(z)) < 9)
