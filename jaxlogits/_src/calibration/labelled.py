@@ -35,7 +35,8 @@ def labelled_rows(
     lead = tuple(n for i, n in enumerate(array.shape) if i not in axes)
     count = math.prod(array.shape[d] for d in axes)
     index, valid = integer_labels(labels, lead, count)
-    sound = valid & jnp.all(array < jnp.inf, axes) & jnp.any(array > -jnp.inf, axes)
+    largest = jnp.max(array, axes, initial=-jnp.inf)  # which may leave NaN out
+    sound = valid & jnp.all(array < jnp.inf, axes) & (largest > -jnp.inf)
     keep, weight = counting_rows(where, weights, lead, wide_dtype(array), sound)
     # Not masked as classes: where every row counts, XLA would look for rows without any while it
     # compiles, which takes 4 s for a million.
@@ -99,5 +100,5 @@ def graded_rows(
     right = jnp.any(first_max(z, None) & label_mask(z.shape, indices, None), axis=-1)
     gap = jnp.where(right, missed, -confidence)
     # Whatever is wrong with a row is in its weight, and so in every sum.
-    weight = jnp.where(jnp.any(jnp.isnan(p), axis=-1), jnp.nan, weight)
+    weight = jnp.where(jnp.isnan(jnp.sum(p, axis=-1)), jnp.nan, weight)
     return Graded(confidence, missed, right.astype(z.dtype), gap, weight)
