@@ -25,7 +25,7 @@ from jaxlogits._src.mesh.reductions import (
     row_sum,
 )
 from jaxlogits._src.rows.softmax import label_mask, softmax_tangent
-from jaxlogits._src.rows.stats import count_inf, exp_minus
+from jaxlogits._src.rows.stats import counted, exp_below
 
 Pair = tuple[Array, Array]
 
@@ -88,7 +88,7 @@ derivatives(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _nll_gradient(logits: Array, sums: LabelSums, labels: Array, axis_name: AxisName) -> Array:
     """p - one_hot(y), which at the label is minus the sum of the others' p."""
-    exps = _exp_below(logits, sums.largest)
+    exps = _exp_up_to(logits, sums.largest)
     scale = sums.factor / (1.0 + sums.excess)
     return jnp.where(label_mask(logits.shape, labels, axis_name), -sums.others, exps) * scale
 
@@ -138,7 +138,7 @@ def _merged(largest: Array, others: Array, axis_name: AxisName) -> Pair:
     The parts are blocks of one device's classes, or the slices that several devices have.
     """
     top = row_max(largest, axis_name)
-    return top, row_sum(others * _exp_below(largest, top), axis_name)
+    return top, row_sum(others * _exp_up_to(largest, top), axis_name)
 
 
 def _max_and_others(logits: Array, label: Array) -> Pair:
@@ -158,15 +158,14 @@ def _reduce_short_row(logits: Array, label: Array) -> Pair:
     """A class at a time, so that a row stays in registers: half the time of a loop over 10."""
     classes = each_class(widen(logits))
     largest = functools.reduce(jnp.maximum, classes)
-    exps = [jnp.where(label == k, 0.0, _exp_below(z, largest)) for k, z in enumerate(classes)]
+    exps = [jnp.where(label == k, 0.0, _exp_up_to(z, largest)) for k, z in enumerate(classes)]
     return largest, functools.reduce(jnp.add, exps)
 
 
 def _reduce_row(logits: Array, label: Array) -> Pair:
     largest = widen(jnp.max(logits, axis=-1, keepdims=True))
-    exps = xla.zero_at(label, exp_minus(finite(largest) - widen(logits), largest))
-    others = jnp.sum(exps, axis=-1, keepdims=True)
-    return largest, jnp.where(largest == jnp.inf, count_inf(others), others)
+    exps = xla.zero_at(label, exp_below(logits, largest))
+    return largest, counted(jnp.sum(exps, axis=-1, keepdims=True), largest)
 
 
 def _reduce_pieces(logits: Array, label: Array, *, pieces: int) -> Pair:
@@ -183,7 +182,7 @@ def _reduce_pieces(logits: Array, label: Array, *, pieces: int) -> Pair:
     return _merged(largest, others, None)
 
 
-def _exp_below(logits: Array, largest: Array) -> Array:
+def _exp_up_to(logits: Array, largest: Array) -> Array:
     """exp(z - largest), 1 at an infinite maximum and 0 in a row of -inf."""
     top = finite(largest)
     return jnp.exp(jnp.minimum(widen(logits), top) - top)

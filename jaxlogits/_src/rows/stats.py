@@ -50,10 +50,9 @@ def row_stats(z: Array, axis_name: AxisName) -> RowStats:
 
     Each of them widens half precision for itself.
     """
-    largest, rest, ties = row_sums(z, axis_name)
-    rest = jnp.where((largest == jnp.inf) & (rest > 0), jnp.nan, rest)
-    gaps = gaps_of(widen(z), largest)
-    return RowStats(largest, gaps, jnp.exp(-gaps), rest, ties)
+    sums = row_sums(z, axis_name)
+    gaps = gaps_of(widen(z), sums.largest)
+    return RowStats(sums.largest, gaps, jnp.exp(-gaps), rest_of_softmax(sums), sums.ties)
 
 
 def row_sums(z: Array, axis_name: AxisName) -> RowSums:
@@ -65,6 +64,11 @@ def row_sums(z: Array, axis_name: AxisName) -> RowSums:
     by_piece = functools.partial(_sums_by_piece, pieces=pieces)
     sums: RowSums = xla.by_device(z, cpu=by_piece, default=by_class)
     return sums
+
+
+def rest_of_softmax(sums: RowSums) -> Array:
+    """The rest, NaN for a row with two +inf, which has no softmax."""
+    return jnp.where((sums.largest == jnp.inf) & (sums.rest > 0), jnp.nan, sums.rest)
 
 
 def _sums_by_class(z: Array, axis_name: AxisName) -> RowSums:
@@ -80,18 +84,23 @@ def _around(z: Array, largest: Array) -> tuple[Array, Array]:
         others = [jnp.where(x == largest, 0.0, jnp.exp(x - largest)) for x in classes]
         ties = [(x == largest).astype(largest.dtype) for x in classes]
         return functools.reduce(jnp.add, others), functools.reduce(jnp.add, ties)
-    gaps = finite(largest) - widen(z)
-    below = row_sum(exp_minus(gaps, largest) * xla.is_nonzero(jnp.abs(gaps), largest), None)
+    below = row_sum(exp_below(z, largest) * _is_apart(z, largest), None)
     # In a loop of its own, as one that adds up both is several times slower.
     at_max = xla.by_itself(_count_max, z, largest)
     below, at_max = xla.apart((below, at_max))
-    is_inf = largest == jnp.inf  # what counts then is all below
-    return xla.apart((jnp.where(is_inf, 0.0, below), jnp.where(is_inf, count_inf(below), at_max)))
+    is_inf = largest == jnp.inf  # all that counts then is in the sum
+    return xla.apart(
+        (jnp.where(is_inf, 0.0, below), jnp.where(is_inf, counted(below, largest), at_max))
+    )
 
 
 def _count_max(z: Array, largest: Array) -> Array:
-    gaps = finite(largest) - widen(z)
-    return row_sum(xla.of_row(1.0, largest) - xla.is_nonzero(jnp.abs(gaps), largest), None)
+    return row_sum(xla.of_row(1.0, largest) - _is_apart(z, largest), None)
+
+
+def _is_apart(z: Array, largest: Array) -> Array:
+    """0 for a class that has the maximum, 1 for others, and for +inf."""
+    return xla.is_nonzero(jnp.abs(finite(largest) - widen(z)), largest)
 
 
 def _num_pieces(z: Array) -> int:
@@ -102,7 +111,7 @@ def _num_pieces(z: Array) -> int:
 
 
 def _sums_by_piece(z: Array, *, pieces: int) -> RowSums:
-    """Only the piece with the maximum is looked at with care, the others by plain exponentials.
+    """Only the piece with the maximum is looked at with care, the others only summed.
 
     A dimension more, and not more rows: where the compiler has split the classes, they stay split.
     """
@@ -125,8 +134,7 @@ def sum_below(z: Array, largest: Array) -> Array:
     if has_few_classes(z):
         exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(widen(z))]
         return functools.reduce(jnp.add, exps)
-    total = row_sum(exp_minus(finite(largest) - widen(z), largest), None)
-    return jnp.where(largest == jnp.inf, count_inf(total), total)
+    return counted(row_sum(exp_below(z, largest), None), largest)
 
 
 def gaps_of(z: Array, largest: Array) -> Array:
@@ -139,27 +147,24 @@ def probs_of(z: Array, largest: Array, total: Array) -> Array:
     return jnp.exp(-gaps_of(widen(z), largest)) / total
 
 
-# Exponentials of gaps from 0 to inf, or of -inf where an infinite maximum is made finite.
+# Exponentials in whose sums NaN isn't lost, and an infinite maximum is one large number.
 
 
-def exp_minus(gaps: Array, row: Array) -> Array:
-    """exp(-gap), and of -inf a number beside which all others vanish."""
-
-    def at_most(gaps: Array, _: Array) -> Array:
-        return exp_of(-gaps)
-
-    exps: Array = xla.by_device(gaps, row, cpu=_reciprocal, default=at_most)
+def exp_below(z: Array, largest: Array) -> Array:
+    """exp(z - max), and of +inf a number beside which all others vanish."""
+    gaps = finite(largest) - widen(z)
+    exps: Array = xla.by_device(gaps, largest, cpu=_reciprocal, default=lambda x, _: exp_of(-x))
     return exps
 
 
 def exp_of(differences: Array) -> Array:
-    """The same of minus the gaps. It may lose NaN."""
+    """The same of differences, at most 0 or inf. It may lose NaN."""
     return jnp.exp(jnp.minimum(differences, -math.log(_vanishing(differences.dtype))))
 
 
-def count_inf(total: Array) -> Array:
-    """How many +inf there are in a sum of ``exp_minus``."""
-    return lax.round(total * _vanishing(total.dtype))
+def counted(total: Array, largest: Array) -> Array:
+    """A sum of ``exp_below``; if the maximum is +inf, how many there are."""
+    return jnp.where(largest == jnp.inf, lax.round(total * _vanishing(total.dtype)), total)
 
 
 def has_two_inf(total: Array) -> Array:
