@@ -41,7 +41,7 @@ SETTINGS = (
     Setting("eager", "float32", 1, 0),
     # So many that XLA:CPU takes its fastest loops, and that a row is looked at in pieces.
     Setting("jit", "float32", 100, 1),
-    Setting("jit", "float32", 400, 1),
+    Setting("jit", "float32", 800, 1),
 )
 
 

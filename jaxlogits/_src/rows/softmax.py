@@ -33,6 +33,7 @@ from jaxlogits._src.mesh.reductions import (
 from jaxlogits._src.rows.stats import (
     exp_below,
     exp_of,
+    gaps_of,
     has_two_inf,
     probs_of,
     rest_of_softmax,
@@ -154,9 +155,10 @@ def log_softmax_rows(z: Array, axis_name: AxisName) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _log_softmax_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, _Known]:
     """The result, and what its derivative takes from the rows, which counts as constants."""
-    stats = row_stats(z, axis_name)
-    rest = jnp.where(stats.largest == -jnp.inf, jnp.nan, stats.rest)
-    return -stats.gaps - jnp.log1p(rest), _Known(stats.largest, 1.0 + rest)
+    sums = row_sums(z, axis_name)
+    rest = jnp.where(sums.largest == -jnp.inf, jnp.nan, rest_of_softmax(sums))
+    gaps = gaps_of(widen(z), sums.largest)
+    return -gaps - jnp.log1p(rest), _Known(sums.largest, 1.0 + rest)
 
 
 @checkpointed
