@@ -1,5 +1,6 @@
 """sigmoid_binary_cross_entropy and sigmoid_focal_loss against mpmath, with every option."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -277,6 +278,15 @@ def test_sigmoid_kl_divergence(distance: float) -> None:
     curve = side[0] * (1 + np.tanh(0.25))  # the derivative of side (a - b) in a, at a - b = -1
     want = [[curve, -side[0]], [-side[0], side[1]]]
     np.testing.assert_allclose(hessian, want, rtol=8 * 2**-23)
+
+    # Equal ones: what the Fisher information is read from.
+    at = jnp.array([-1.0, 0.0, 2.0])
+    for outer, inner in itertools.product([jax.jacfwd, jax.jacrev], repeat=2):
+        hessian = jax.vmap(outer(inner(jl.sigmoid_kl_divergence, (0, 1)), (0, 1)))(at, at)
+        information = ro.sigmoid(ro.exact(at)) * ro.sigmoid(-ro.exact(at))
+        for i, j in itertools.product(range(2), repeat=2):
+            want = information if i == j else -information
+            np.testing.assert_allclose(hessian[i][j], want.astype(float), rtol=8 * 2**-23)
 
 
 def test_edges_of_sigmoid_kl_divergence() -> None:

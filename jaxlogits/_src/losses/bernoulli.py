@@ -29,7 +29,7 @@ def binary_kl(a: Array, b: Array) -> Array:
     With the deviations c of d = b - a from its mean under p it is log(1 + mean of phi(c)),
     phi(c) = exp(c) - 1 - c, which has no term below 0; for distant ones the logarithms themselves.
     """
-    p, rest, d = sigmoid(a), sigmoid(-a), jnp.where(a == b, 0.0, b - a)
+    p, rest, d = sigmoid(a), sigmoid(-a), _difference(b, a)
     is_close = jnp.abs(d) < 1.0
     near = jnp.where(is_close, d, 0.0)
     close = jnp.log1p(p * _phi(rest * near) + rest * _phi(-p * near))
@@ -46,6 +46,11 @@ def binary_kl(a: Array, b: Array) -> Array:
     return jnp.where(is_close, close, jnp.where(is_impossible, jnp.inf, far))
 
 
+def _difference(a: Array, b: Array) -> Array:
+    """a - b, 0 between infinities of one sign; that of equal numbers has a derivative."""
+    return jnp.where(jnp.isinf(a) & (a == b), 0.0, a - b)
+
+
 def _phi(c: Array) -> Array:
     """exp(c) - 1 - c for |c| < 1."""
     return c * c * exp_bend(c)
@@ -54,7 +59,7 @@ def _phi(c: Array) -> Array:
 @jax.custom_jvp
 def _prob_difference(a: Array, b: Array) -> Array:
     """sigmoid(b) - sigmoid(a), which doesn't cancel."""
-    d = jnp.where(a == b, 0.0, b - a)
+    d = _difference(b, a)
     shared = jnp.where(d > 0, sigmoid(b) * sigmoid(-a), sigmoid(a) * sigmoid(-b))
     return shared * jnp.copysign(jnp.expm1(-jnp.abs(d)), d)
 
@@ -65,7 +70,7 @@ def _slope(x: Array) -> Array:
 
 derivatives(
     binary_kl,
-    lambda da, _, a, b: times(product(jnp.where(a == b, 0.0, a - b), _slope(a)), da),
+    lambda da, _, a, b: times(product(_difference(a, b), _slope(a)), da),
     lambda db, _, a, b: _prob_difference(a, b) * db,
 )
 

@@ -42,7 +42,8 @@ def binary_terms(log_odds: Array, labels: Array) -> Terms:
 
 def _smaller_prob(x: Array) -> tuple[Array, Array]:
     """Whether label 1 is the likelier one, and the probability of the other, sigmoid(-|x|)."""
-    signed = jnp.where(x > 0, 1, -1).astype(x.dtype) * odds.sigmoid(-jnp.abs(x))
+    sign = jnp.where(x > 0, 1, -1).astype(x.dtype)
+    signed = sign * odds.sigmoid(-(sign * x))  # and not -|x|, which has no derivative at 0
     # For residuals and curvature: their loops end at the division, and each would compute the
     # exponential again, which is a quarter of a float64 bootstrap's time.
     signed = xla.one_array(signed)

@@ -64,8 +64,8 @@ def _label_weights(rows: Rows, num_classes: int) -> Array:
 
 def constant_of(design: Design) -> tuple[Array, Array]:
     """A combination [P] of the features that is 1, and whether it is in each row that counts."""
-    rows = lax.stop_gradient(design.rows)._replace(offset=None)
-    design = lax.stop_gradient(design)._replace(rows=rows)
+    rows = design.rows._replace(offset=None)
+    design = design._replace(rows=rows)
     num_features, dtype = rows.features.shape[1], rows.features.dtype
     if num_features == 0:
         return jnp.zeros([0], dtype), jnp.zeros([], bool)
