@@ -31,6 +31,7 @@ from jaxlogits._src.mesh.reductions import (
     row_sum,
 )
 from jaxlogits._src.rows.stats import (
+    counted,
     exp_below,
     exp_of,
     gaps_of,
@@ -76,9 +77,34 @@ def centred(p: Array, dz: Array, axis_name: AxisName) -> Array:
     return relative - xla.apart(row_sum(p * relative, axis_name))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+class _Known(NamedTuple):
+    """What a row's softmax is made of again, class by class; ``[..., 1]`` each."""
+
+    largest: Array
+    total: Array  # the sum of exp(z - max); NaN without a softmax, inf where it counts as zeros
+
+
 def softmax_rows(z: Array, axis_name: AxisName) -> Array:
     """Softmax over the last axis, of rows in any floating-point dtype."""
+    if z.dtype == widen(z).dtype:
+        return _wide_softmax(z, axis_name)
+    return _softmax_and_sums(z, axis_name)[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _wide_softmax(z: Array, axis_name: AxisName) -> Array:
+    return _softmax_and_sums(z, axis_name)[0]
+
+
+derivatives(_wide_softmax, lambda dz, p, _, axis_name: p * centred(p, dz, axis_name))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, _Known]:
+    """The result, and what its derivative takes from the rows, which counts as constants.
+
+    Logits of half precision are less to keep than the result.
+    """
     # A row of -inf is NaN, and so is one of several +inf; beside a single one all others vanish.
     largest = widen(row_max(z, axis_name))
     if has_few_classes(z):
@@ -92,17 +118,17 @@ def softmax_rows(z: Array, axis_name: AxisName) -> Array:
         exps = exp_below(z, largest)
         own = row_sum(exps, None)
     total = of_all_devices(own, axis_name)
-    return exps / jnp.where(has_two_inf(total), jnp.nan, total)
+    total = jnp.where(has_two_inf(total), jnp.nan, total)
+    return exps / total, _Known(largest, counted(total, largest))
 
 
-def _softmax_by_z(dz: Array, p: Array, z: Array, axis_name: AxisName) -> Array:
-    """From the result, or from narrower logits, which are less to keep."""
-    if z.dtype == p.dtype:
-        return p * centred(p, dz, axis_name)
-    return softmax_tangent(z, dz, axis_name)
+@checkpointed
+def _softmax_by_z(dz: Array, sums: _Known, z: Array, axis_name: AxisName) -> Array:
+    p = xla.apart(_softmax_again(z, sums, axis_name))
+    return p * centred(p, widen(dz), axis_name)
 
 
-derivatives(softmax_rows, _softmax_by_z)
+derivatives(_softmax_and_sums, _softmax_by_z)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -122,13 +148,6 @@ def softmax_tangent(z: Array, dz: Array, axis_name: AxisName) -> Array:
 
 
 derivatives(softmax_complement_rows, lambda dz, _, z, axis_name: -softmax_tangent(z, dz, axis_name))
-
-
-class _Known(NamedTuple):
-    """What a row's softmax is made of again, class by class; ``[..., 1]`` each."""
-
-    largest: Array
-    total: Array  # the sum of exp(z - max); NaN without a softmax, inf where it counts as zeros
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
