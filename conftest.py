@@ -1,5 +1,6 @@
 """What every test and doctest runs under, those of the documents too."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from without_xla import use_numpy
 
 import jaxlogits as jl
 
@@ -31,17 +33,30 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
+# Tracing makes many objects that live long, which garbage collection would visit over and over.
+gc.freeze()
+gc.set_threshold(50_000, 20, 100)
+
 _TESTS = Path(__file__).parent / "tests"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--compiled``, for a run that asks nothing of numpy."""
+    parser.addoption("--compiled", action="store_true", help="let XLA compile every program")
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which compile too
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave out LLVM's optimisations in tests/, which take a third of the time to compile.
+    """Run programs in tests/ with numpy, or compile them without LLVM's optimisations.
 
     XLA makes the same program, in the same memory, of what it is given; only the machine code is
-    another. Tests of rounding are marked ``optimized`` and have that of users, as doctests do.
+    another. Tests of rounding are marked ``optimized`` and have that of users, as doctests do;
+    tests of what XLA makes of a program are marked ``compiled``.
     """
-    quickly = _TESTS in item.path.parents and item.get_closest_marker("optimized") is None
+    is_test = _TESTS in item.path.parents
+    quickly = is_test and item.get_closest_marker("optimized") is None
+    is_compiled = item.config.getoption("compiled") or item.get_closest_marker("compiled")
+    use_numpy(quickly and not is_compiled)
     if jax.config.read("jax_disable_most_optimizations") and not quickly:
         jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", quickly)

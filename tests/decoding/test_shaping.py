@@ -81,6 +81,7 @@ def test_accuracy(name: str) -> None:
     assert ro.ulps(value, oracle(ro.exact(narrow))) <= STATED[name]["bfloat16"].value
 
 
+@pytest.mark.optimized
 def test_accuracy_of_adjust_prior() -> None:
     rng = np.random.default_rng(1)
     z, source, target = (rng.gamma(0.5, size=[3, 500]) + 1e-6).astype(np.float32)

@@ -1051,6 +1051,7 @@ def test_named_axes_of_a_surrounding_shard_map_are_kept() -> None:
     assert_close(got, jl.linear_softmax_cross_entropy(*LAYER))
 
 
+@pytest.mark.compiled
 def test_eager_calls_on_an_explicit_mesh_compile_once() -> None:
     mesh, count = mesh_of(AxisType.Explicit, data=4, model=2), 0
 

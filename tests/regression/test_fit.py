@@ -621,6 +621,7 @@ def test_vmap() -> None:
     close(resampled, jnp.stack([of_one(x[0], y[0], w, l2[0]) for w in ws]))
 
 
+@pytest.mark.compiled
 def test_export() -> None:
     args = [jnp.asarray(arg[0]) for arg in CASE.args]
     exported = export.export(of_one)(*args).serialize()
