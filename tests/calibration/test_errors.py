@@ -149,6 +149,7 @@ def test_edges_are_those_of_the_bins() -> None:
 
 
 @pytest.mark.newest
+@pytest.mark.compiled  # numpy sums in another order
 def test_classwise() -> None:
     """Of each class the error of its own probability, which the likeliest one's doesn't show."""
     z, labels = some_rows(300, 4, np.float64)
@@ -163,8 +164,7 @@ def test_classwise() -> None:
     # Exchanged with each other, classes 1 and 2 are as likely the likeliest.
     z, labels = jnp.array([[1.0, 0.5, 0.0]] * 100), jnp.arange(100) % 4
     one, other = jnp.minimum(labels, 1), jnp.where(labels > 0, 2, 0)
-    expected = [jl.expected_calibration_error(z, labels) for labels in (one, other)]
-    np.testing.assert_allclose(expected[0], expected[1], rtol=100 * 2**-24)  # of 100 terms
+    assert jl.expected_calibration_error(z, one) == jl.expected_calibration_error(z, other)
     classwise = [jl.classwise_calibration_error(z, labels) for labels in (one, other)]
     assert abs(classwise[0] - classwise[1]) > 0.01
 
