@@ -247,3 +247,33 @@ def error(got: Any, want: Any) -> float:
     rounding = 1.5 * eps if eps > 1e-4 else 0.0  # three of them: see ``scaled``
     allowed = 1e-5 * np.max(abs(want_), initial=1e-3) + rounding * abs(want_)
     return float(np.max(abs(got_ - want_) / allowed, initial=0.0))
+
+
+# Rows with infinities and NaN, whose derivatives are those of the same numbers in float32.
+
+
+@pytest.mark.parametrize("num_classes", [4, 40, 900])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "class_log_odds"])
+def test_derivatives_of_special_rows(name: str, dtype: Any, num_classes: int) -> None:
+    rng = np.random.default_rng(num_classes)
+    z = rng.normal(size=[9, num_classes])
+    z[1, 0], z[2, :2], z[3], z[4, 1] = np.inf, np.inf, -np.inf, np.nan
+    z[5], z[6, 1:], z[7, 0], z[8, 2] = 1.0, -np.inf, 300.0, -np.inf
+    weights, along = (jnp.asarray(rng.normal(size=z.shape), jnp.float32) for _ in range(2))
+
+    def of(z: jax.Array) -> jax.Array:
+        result = getattr(jl, name)(z).astype(jnp.float32)
+        return jnp.sum(weights * (result if result.ndim == 2 else result[:, None]))
+
+    def derivatives(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.jvp(jax.grad(of), (z,), (along.astype(z.dtype),))
+
+    narrow = jnp.asarray(z, dtype)
+    got, want = jax.jit(derivatives)(narrow), jax.jit(derivatives)(narrow.astype(jnp.float32))
+    rounding = float(jnp.finfo(dtype).eps)  # of a result, and of what is summed to it
+    for result, exact in zip(got, want, strict=True):
+        finite = np.abs(exact[np.isfinite(exact)])
+        np.testing.assert_allclose(
+            result.astype(jnp.float32), exact, rtol=4 * rounding, atol=4 * rounding * finite.max()
+        )

@@ -118,7 +118,7 @@ def _softmax_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, _Known]:
         exps = exp_below(z, largest)
         own = row_sum(exps, None)
     total = of_all_devices(own, axis_name)
-    total = jnp.where(has_two_inf(total), jnp.nan, total)
+    total = jnp.where(has_two_inf(total) | (total == 0.0), jnp.nan, total)
     return exps / total, _Known(largest, counted(total, largest))
 
 
