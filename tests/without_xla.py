@@ -83,7 +83,7 @@ def _with_numpy(*args: Any, jaxpr: Any, **params: Any) -> Any:
 
 def _worth(jaxpr: Any) -> float:
     """The steps that numpy may take for a program before compiling it is cheaper."""
-    eqns = list(_equations(jaxpr))
+    eqns = list(equations(jaxpr))
     on_host = all(map(_is_on_host, jaxpr.out_avals)) and all(map(_is_on_host, jaxpr.in_avals))
     if not on_host or jaxpr.effects or {eqn.primitive.name for eqn in eqns} & _OF_THE_RUNTIME:
         return 0.0
@@ -92,12 +92,12 @@ def _worth(jaxpr: Any) -> float:
     return _OF_A_PROGRAM + _OF_AN_EQUATION * len(eqns)
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
     for eqn in jaxpr.eqns:
         yield eqn
         for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
-                yield from _equations(inner)
+                yield from equations(inner)
 
 
 def _is_jaxpr(value: Any) -> bool:

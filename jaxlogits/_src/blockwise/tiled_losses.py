@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, wide_dtype, widen
+from jaxlogits._src.base.elementary import log1p
 from jaxlogits._src.base.products import weigh
 from jaxlogits._src.base.varying import axis_names, vary, varying_axes
 from jaxlogits._src.blockwise.block_size import FEWEST_ROWS
@@ -194,7 +195,7 @@ def _loss(
     if weights is not None:
         own = row_take(weights[None, :], labels[None, :], axis_name)[0]
         loss = weigh(own, loss)
-    normaliser = jnp.log1p(rest_of(sums))  # logsumexp - largest
+    normaliser = log1p(rest_of(sums))  # logsumexp - largest
     if epsilon is not None and sums.total is not None and sums.gaps is not None:
         of_all = num_classes(shared.head.kernel.shape, axis_name) if count is None else count
         even = (weigh(sums.total, normaliser) + sums.gaps) / jnp.maximum(of_all, 1.0)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName, wide_dtype
+from jaxlogits._src.base.elementary import exp, expm1, log1p
 from jaxlogits._src.base.products import weigh
 from jaxlogits._src.base.rules import derivatives, is_symbolic_zero
 from jaxlogits._src.base.varying import vary, varying_axes, zeros
@@ -211,7 +212,7 @@ derivatives(
 
 def _terms(z: Array, is_label: Array, weights: Array | None, largest: Array) -> Sums:
     """A tile's part of the sums below a maximum."""
-    others = jnp.where(is_label, 0.0, jnp.exp(z - largest[:, None])).sum(axis=-1)
+    others = jnp.where(is_label, 0.0, exp(z - largest[:, None])).sum(axis=-1)
     label = jnp.where(is_label, z, 0.0).sum(axis=-1)
     if weights is None:
         return Sums(largest, others, label, None, None)
@@ -223,7 +224,7 @@ def _terms(z: Array, is_label: Array, weights: Array | None, largest: Array) -> 
 def _brought(sums: Sums, largest: Array) -> Sums:
     """The sums below another maximum: what tiles and devices are merged by."""
     step = largest - sums.largest
-    sums = sums._replace(largest=largest, others=sums.others * jnp.exp(-step))
+    sums = sums._replace(largest=largest, others=sums.others * exp(-step))
     if sums.gaps is None or sums.total is None:
         return sums
     return sums._replace(gaps=sums.gaps + weigh(sums.total, step))
@@ -249,14 +250,14 @@ def nll_of(sums: Sums) -> Array:
 
 def rest_of(sums: Sums) -> Array:
     """The sum of exp(z - largest), less 1."""
-    return _clear(sums, sums.others + jnp.expm1(sums.label - sums.largest))
+    return _clear(sums, sums.others + expm1(sums.label - sums.largest))
 
 
 def _clear(sums: Sums, value: Array) -> Array:
     """NaN where all logits are -inf, or several are inf."""
     greatest = _greatest(value.dtype)
     is_none = sums.largest <= -greatest / 2
-    total = sums.others + jnp.exp(sums.label - sums.largest)
+    total = sums.others + exp(sums.label - sums.largest)
     is_unclear = (sums.largest == greatest) & (total > 1.0)
     return jnp.where(is_none | is_unclear, jnp.nan, value)
 
@@ -264,12 +265,12 @@ def _clear(sums: Sums, value: Array) -> Array:
 @jax.custom_jvp
 def _nll(others: Array, gap: Array) -> Array:
     """log(exp(gap) others + 1), of which the digits stay where the label has the maximum."""
-    return gap + jnp.log1p(others + jnp.expm1(-gap))
+    return gap + log1p(others + expm1(-gap))
 
 
 # 1 - p is never formed where p is close to 1.
 derivatives(
     _nll,
-    lambda dothers, _, others, gap: dothers / (1.0 + (others + jnp.expm1(-gap))),
-    lambda dgap, _, others, gap: others / (1.0 + (others + jnp.expm1(-gap))) * dgap,
+    lambda dothers, _, others, gap: dothers / (1.0 + (others + expm1(-gap))),
+    lambda dgap, _, others, gap: others / (1.0 + (others + expm1(-gap))) * dgap,
 )

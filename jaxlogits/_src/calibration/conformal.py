@@ -19,6 +19,7 @@ from jaxlogits._src.base import checks
 from jaxlogits._src.base.checked import calling
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, wide_dtype, widen
+from jaxlogits._src.base.elementary import expm1, log
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.mesh.explicit import with_whole_arrays, with_whole_classes
 from jaxlogits._src.rows.rows import from_rows, rows_of, spoiled, to_rows
@@ -79,7 +80,7 @@ def aps_scores(
     some = jnp.concatenate([possible[..., 1:], jnp.zeros_like(possible[..., :1])], axis=-1)
     if key is not None:
         u = jax.random.uniform(key, (*ranked.shape[:-1], 1), ranked.dtype)
-        after = jnp.logaddexp(after, jnp.log(u) + ranked)
+        after = jnp.logaddexp(after, log(u) + ranked)
         some = possible
     scores = -jnp.where(some, after, -jnp.inf)
     free = checks.as_option(
@@ -90,7 +91,7 @@ def aps_scores(
         rate = checks.as_option("penalty", penalty, scores.dtype)
         rank = lax.broadcasted_iota(free.dtype, scores.shape, scores.ndim - 1) + 1
         beyond = jnp.maximum(rank - free, 0).astype(scores.dtype)
-        scores = -jnp.expm1(-scores) + rate * beyond
+        scores = -expm1(-scores) + rate * beyond
     scores = jnp.take_along_axis(scores, _argsort(order), axis=-1)
     scores = jnp.where(jnp.isnan(log_probs), jnp.nan, scores)
     if rows.mask is not None:

@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
+from jaxlogits._src.base.elementary import exp
 from jaxlogits._src.calibration.labelled import labelled_rows
 from jaxlogits._src.regression.classes import shares
 from jaxlogits._src.regression.coordinates import power_of_two
@@ -69,7 +70,7 @@ def by_inverse_temperature(args: tuple[Array, Array], point: Array) -> tuple[Arr
     gaps, weights = args
     known = jnp.where(gaps == -jnp.inf, 0.0, gaps)
     z = jnp.where(gaps == -jnp.inf, gaps, point[None] * known)
-    odds = jnp.exp(z - lax.stop_gradient(jnp.max(z, axis=0))[None])
+    odds = exp(z - lax.stop_gradient(jnp.max(z, axis=0))[None])
     inverse = 1 / jnp.sum(odds, axis=0)
     mean = jnp.sum(odds * known, axis=0) * inverse
     variance = jnp.sum(odds * jnp.square(known - mean[None]), axis=0) * inverse

@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName
+from jaxlogits._src.base.elementary import exp, log
 from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.mesh.reductions import (
     first_class,
@@ -145,7 +146,7 @@ def _largest_in_two_rounds(z: Array, noise: tuple[Array, ...], axis_name: AxisNa
     blocks = _blocks_of(z)
     largest = jnp.max(blocks, axis=-1)
     level = jnp.where(largest == -jnp.inf, 0.0, largest)
-    sums = level + jnp.log(jnp.sum(jnp.exp(blocks - level[..., None]), axis=-1))
+    sums = level + log(jnp.sum(exp(blocks - level[..., None]), axis=-1))
     perturbed = jnp.broadcast_to(sums, of_blocks.shape) + of_blocks
     block = row_argmax(perturbed, axis_name)[..., 0]
     own = block - first_class(sums.shape, block.dtype, axis_name)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxlogits._src.base import checks, odds
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, narrow, wide_dtype, widen
+from jaxlogits._src.base.elementary import log
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
@@ -204,7 +205,7 @@ def _prior_adjusted(array: Array, source: Array, target: Array) -> Array:
     known = removed | ((source > 0) & (target > 0) & ~jnp.isnan(z))
 
     def log_of(prior: Array) -> Array:
-        return jnp.log(jnp.where(removed, 1.0, prior))
+        return log(jnp.where(removed, 1.0, prior))
 
     adjusted = jnp.where(removed, 0.0, z) + (log_of(target) - log_of(source))
     adjusted = jnp.where(known & jnp.isfinite(z), _within(adjusted, array), adjusted)

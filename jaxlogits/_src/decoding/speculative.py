@@ -16,6 +16,7 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype, widen
+from jaxlogits._src.base.elementary import exp, expm1, log, log1p
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.decoding.gumbel import as_key, cooled_rows, draw
 from jaxlogits._src.log_odds import log1mexp
@@ -147,14 +148,12 @@ def _log_ratio(of: _Pair, scale: Array, axis_name: AxisName) -> Array:
     is_close = (jnp.abs(d) < 0.5) & ~zero_p & ~zero_q
     # p exp(d) of the others is q up to one factor, that of the likeliest class.
     factor = row_sum(jnp.where(likeliest, of.log_p - of.log_q, 0.0), axis_name)
-    p = jnp.exp(of.log_p)
-    others = jnp.exp(of.log_q + factor) - p
-    excess = row_sum(
-        jnp.where(is_close, p * jnp.expm1(jnp.where(is_close, d, 0.0)), others), axis_name
-    )
+    p = exp(of.log_p)
+    others = exp(of.log_q + factor) - p
+    excess = row_sum(jnp.where(is_close, p * expm1(jnp.where(is_close, d, 0.0)), others), axis_name)
     plain = of.log_q - jnp.where(zero_p, 0.0, of.log_p)
     is_near = is_close & (jnp.abs(excess) < 0.5)
-    ratio = jnp.where(is_near, d - jnp.log1p(jnp.where(is_near, excess, 0.0)), plain)
+    ratio = jnp.where(is_near, d - log1p(jnp.where(is_near, excess, 0.0)), plain)
     return jnp.where(zero_p & ~zero_q, jnp.inf, ratio)
 
 
@@ -170,6 +169,6 @@ def _accept(
     # u < p / q of a uniform number u. Its -log(-log u), Gumbel noise, has digits at both ends.
     noise = jax.random.gumbel(key, ratio.shape, ratio.dtype, mode="high")
     is_more = ratio > 0
-    accepted = (ratio <= 0) | (is_more & (noise < -jnp.log(jnp.where(is_more, ratio, 1.0))))
+    accepted = (ratio <= 0) | (is_more & (noise < -log(jnp.where(is_more, ratio, 1.0))))
     greedy = is_class & (log_p == 0.0)
     return jnp.where(is_greedy, greedy, accepted & is_draft), is_draft

@@ -13,6 +13,7 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
+from jaxlogits._src.base.elementary import log, log1p
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.decoding.removal import kept, row_share
 from jaxlogits._src.mesh.explicit import on_explicit_mesh
@@ -178,7 +179,7 @@ def keep_min_p(
         return (row_max(rows.z, axis_name),)
 
     def stays(z: Array, p: Array, largest: Array) -> Array:
-        return gaps_of(z, largest) <= -jnp.log(p)
+        return gaps_of(z, largest) <= -log(p)
 
     return kept(rows, largest, stays, row_share(rows, "p", p))
 
@@ -250,7 +251,7 @@ def keep_epsilon(
 
     def bar(rows: Rows, epsilon: Array) -> tuple[Array, ...]:
         stats = row_stats(rows.z, axis_name)
-        return stats.largest, jnp.log1p(stats.rest), jnp.log(epsilon)
+        return stats.largest, log1p(stats.rest), log(epsilon)
 
     return kept(rows, bar, _is_likely, row_share(rows, "epsilon", epsilon))
 
@@ -284,11 +285,11 @@ def keep_eta(
 
     def bar(rows: Rows, epsilon: Array) -> tuple[Array, ...]:
         stats = row_stats(rows.z, axis_name)
-        surplus = jnp.log1p(stats.rest)
+        surplus = log1p(stats.rest)
         probs = softmax_rows(rows.z, axis_name)
         log_probs = -stats.gaps - surplus
         negentropy = row_sum(jnp.where(probs == 0, 0.0, probs * log_probs), axis_name)
-        log_epsilon = jnp.log(epsilon)
+        log_epsilon = log(epsilon)
         least = jnp.minimum(log_epsilon, 0.5 * log_epsilon + negentropy)
         return stats.largest, surplus, least
 

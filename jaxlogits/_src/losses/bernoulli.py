@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.elementary import expm1, log1p
 from jaxlogits._src.base.exp_log import exp_bend
 from jaxlogits._src.base.products import product, times, weigh
 from jaxlogits._src.base.rules import derivatives
@@ -32,7 +33,7 @@ def binary_kl(a: Array, b: Array) -> Array:
     p, rest, d = sigmoid(a), sigmoid(-a), _difference(b, a)
     is_close = jnp.abs(d) < 1.0
     near = jnp.where(is_close, d, 0.0)
-    close = jnp.log1p(p * _phi(rest * near) + rest * _phi(-p * near))
+    close = log1p(p * _phi(rest * near) + rest * _phi(-p * near))
     # log p - log q of both labels. They differ by d, so that the less likely one has digits, too.
     of_one, of_zero = softplus(-b) - softplus(-a), softplus(b) - softplus(a)
     is_one, is_zero = (jnp.isfinite(d) & is_likelier for is_likelier in (p > rest, p <= rest))
@@ -61,7 +62,7 @@ def _prob_difference(a: Array, b: Array) -> Array:
     """sigmoid(b) - sigmoid(a), which doesn't cancel."""
     d = _difference(b, a)
     shared = jnp.where(d > 0, sigmoid(b) * sigmoid(-a), sigmoid(a) * sigmoid(-b))
-    return shared * jnp.copysign(jnp.expm1(-jnp.abs(d)), d)
+    return shared * jnp.copysign(expm1(-jnp.abs(d)), d)
 
 
 def _slope(x: Array) -> Array:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.elementary import exp, log, log1p
 from jaxlogits._src.base.products import product, spread, times, weigh
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.log_odds import sigmoid, softplus
@@ -67,7 +68,7 @@ def _term(x: Array, y: Array, gamma: Array, n: _Powers) -> Array:
     log_u = _log_missed(x, y, u)
     total = gamma + min(n.all, 0)
     # Where u underflows, its logarithm doesn't.
-    small = jnp.where(total == 0, 1.0, jnp.exp(total * log_u))
+    small = jnp.where(total == 0, 1.0, exp(total * log_u))
     power = jnp.where(u == 0, small, jnp.power(u, total))
     nll, slope, curve = binary_nll(x, y, None, None), (1.0 - y) * p - y * q, p * q
     soft, safe = (y > 0) & (y < 1), jnp.where(u == 0, 1.0, u)
@@ -91,7 +92,7 @@ def _log_missed(x: Array, y: Array, u: Array) -> Array:
     """log(u), to its last digits where u is close to 0 or to 1."""
     hard = -softplus(jnp.where(y == 1, x, -x))
     given = y * sigmoid(x) + (1.0 - y) * sigmoid(-x)
-    soft = jnp.where(u < 0.5, jnp.log(u), jnp.log1p(-given))
+    soft = jnp.where(u < 0.5, log(u), log1p(-given))
     return jnp.where((y == 0) | (y == 1), hard, soft)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.elementary import exp, expm1, log, log1p
 from jaxlogits._src.base.products import product, spread, times, weigh
 from jaxlogits._src.base.rules import derivatives
 
@@ -35,14 +36,14 @@ def focal(loss: Array, gamma: Array) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _term(loss: Array, gamma: Array, n: _Powers) -> Array:
     """loss**n.loss p**n.p log(m)**n.log m**(gamma + n.both - n.loss)."""
-    p, m = jnp.exp(-loss), -jnp.expm1(-loss)
+    p, m = exp(-loss), -expm1(-loss)
     factors = [jnp.power(m, gamma if n.both > 0 else gamma + n.both)]
     if n.loss:
         relative = jnp.where(m == 0, 1.0, loss / jnp.where(m == 0, 1.0, m))
         factors.append(loss if n.both > 0 else relative)
     # Of a loss that underflowed m is about the smallest number, not 0.
     least = float(jnp.finfo(m.dtype).tiny)
-    log_m = jnp.where(m < 0.5, jnp.log(jnp.maximum(m, least)), jnp.log1p(-p))
+    log_m = jnp.where(m < 0.5, log(jnp.maximum(m, least)), log1p(-p))
     return product(*factors, *[p] * n.p, *[log_m] * n.log)
 
 

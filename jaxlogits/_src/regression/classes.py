@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.elementary import exp, log1p
 
 
 class Shares(NamedTuple):
@@ -28,12 +29,12 @@ def shares(z: Array) -> Shares:
     their sum, from which nothing of it has been added and subtracted.
     """
     gaps = z - lax.stop_gradient(jnp.max(z, axis=0))[None]
-    odds = jnp.exp(gaps)
+    odds = exp(gaps)
     is_below = gaps < 0
     others = jnp.sum(jnp.where(is_below, odds, 0), axis=0)
     top = jnp.sum(jnp.where(is_below, 0, odds), axis=0)  # 1, or more where some are as likely
     total = top + others
     rest = jnp.where(2 * odds > total[None], others[None], total[None] - odds)
     inverse = (1 / total)[None]
-    losses = jnp.log1p(top - 1 + others)[None] - gaps
+    losses = log1p(top - 1 + others)[None] - gaps
     return Shares(losses, odds * inverse, rest * inverse)

@@ -14,7 +14,9 @@ from jax import lax
 from jax.scipy.special import gammaln
 
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.elementary import expm1, log, log1p
 from jaxlogits._src.base.exp_log import exp_bend
+from jaxlogits._src.base.odds import softplus
 from jaxlogits._src.regression.coordinates import Coordinates
 from jaxlogits._src.regression.design import Counts, Model, Rows, finite_features
 from jaxlogits._src.regression.likelihood import sum_rows
@@ -35,16 +37,16 @@ def divergence(log_odds: TwoFloats, positive: Array, negative: TwoFloats) -> Arr
     s = jnp.where(never, 0.25, least / (positive + negative.high))
     # log(1 + t) - s d with t = s (exp(d) - 1), both of which are nearly s d where d is small.
     near = jnp.minimum(d, 1)
-    t = s * jnp.expm1(near)
+    t = s * expm1(near)
     close = s * _exp_minus_line(near) - _line_minus_log(t)
-    softplus = jnp.logaddexp(x, 0)
-    apart = jnp.where(d > 1, softplus + jnp.log1p(-s) - s * d, close)
-    return jnp.where(never, softplus, jnp.maximum(apart, 0))
+    of_zeros = softplus(x)  # the loss of labels that are all 0
+    apart = jnp.where(d > 1, of_zeros + log1p(-s) - s * d, close)
+    return jnp.where(never, of_zeros, jnp.maximum(apart, 0))
 
 
 def _exp_minus_line(x: Array) -> Array:
     """exp(x) - 1 - x, at least 0."""
-    return jnp.where(jnp.abs(x) <= 1, x * x * exp_bend(x), jnp.expm1(x) - x)
+    return jnp.where(jnp.abs(x) <= 1, x * x * exp_bend(x), expm1(x) - x)
 
 
 def _line_minus_log(t: Array) -> Array:
@@ -54,7 +56,7 @@ def _line_minus_log(t: Array) -> Array:
     series = jnp.full_like(t, 1 / (2 * terms + 3))
     for n in range(2 * terms + 1, 1, -2):
         series = series * (v * v) + 1 / n
-    return jnp.where(jnp.abs(t) <= 0.5, v * (t - 2 * v * v * series), t - jnp.log1p(t))
+    return jnp.where(jnp.abs(t) <= 0.5, v * (t - 2 * v * v * series), t - log1p(t))
 
 
 def saturated(successes: Array, trials: Array) -> Array:
@@ -65,7 +67,7 @@ def saturated(successes: Array, trials: Array) -> Array:
     y, n = jnp.where(sure, 1, y), jnp.where(sure, 2, trials)
     rest = jnp.where(sure, 1, rest)
     ways = (_stirling_error(n) - _stirling_error(rest)) - _stirling_error(y)
-    spread = jnp.log(2 * math.pi * y) + jnp.log(rest / n)
+    spread = log(2 * math.pi * y) + log(rest / n)
     return jnp.where(sure, 0, ways - spread / 2)
 
 
@@ -73,7 +75,7 @@ def _stirling_error(n: Array) -> Array:
     """log(n!) less Stirling's formula n log(n) - n + log(2 pi n) / 2."""
     enough = 4 if n.dtype == jnp.float32 else 16  # for the series to leave less than an ulp
     few, many = jnp.minimum(n, enough), jnp.maximum(n, enough)
-    exact = gammaln(few + 1) - ((few + 0.5) * jnp.log(few) - few + math.log(2 * math.pi) / 2)
+    exact = gammaln(few + 1) - ((few + 0.5) * log(few) - few + math.log(2 * math.pi) / 2)
     square = 1 / (many * many)
     coefficients = (-1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
     series = jnp.full_like(n, coefficients[-1])

@@ -11,6 +11,7 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike
+from jaxlogits._src.base.elementary import log
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.regression.coordinates import power_of_two
@@ -149,7 +150,7 @@ def _entropy(shares: Array) -> Array:
     # is differentiated together with it.
     steep = float(jnp.finfo(p.dtype).max) ** 0.75
     edge = jnp.where(inside, 0, steep * (shares - lax.stop_gradient(shares)))
-    return jnp.sum(edge - p * jnp.log(p), axis=1)
+    return jnp.sum(edge - p * log(p), axis=1)
 
 
 @checks.whole("num_classes")

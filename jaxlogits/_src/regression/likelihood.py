@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxlogits._src.base import odds, xla
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.elementary import log1p
 from jaxlogits._src.base.rules import keeping_rules
 from jaxlogits._src.base.varying import zeros
 from jaxlogits._src.regression.classes import shares
@@ -35,7 +36,7 @@ def binary_terms(log_odds: Array, labels: Array) -> Terms:
     """
     x, (positive, negative) = log_odds[0], (labels, 1 - labels) if labels.ndim == 1 else labels.T
     likely, small = _smaller_prob(x)
-    losses = jnp.where(likely, negative * x, -positive * x) - jnp.log1p(-small)
+    losses = jnp.where(likely, negative * x, -positive * x) - log1p(-small)
     residuals = jnp.where(likely, negative - small, small - positive)
     return losses, residuals[None], (small * (1 - small))[None, None]
 

@@ -18,6 +18,7 @@ from jax.scipy.linalg import cho_solve
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.elementary import log1p
 from jaxlogits._src.base.varying import vary, varying_axes
 
 Evaluate = Callable[[Any, Array], tuple[Array, Array, Array]]
@@ -115,7 +116,7 @@ def _shorter(state: _State) -> Array:
     Tran-Dinh, Generalized self-concordant functions, 2019); features are of size 1.
     """
     reach = jnp.maximum(2 * jnp.sum(jnp.abs(state.direction)), 1)
-    return jnp.minimum(state.scale / 2, jnp.log1p(reach) / reach)
+    return jnp.minimum(state.scale / 2, log1p(reach) / reach)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

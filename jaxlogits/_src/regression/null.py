@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, ArrayLike
+from jaxlogits._src.base.elementary import log
 from jaxlogits._src.regression.coordinates import Coordinates
 from jaxlogits._src.regression.design import Design, Model, Rows
 from jaxlogits._src.regression.likelihood import RowTerms, Terms, sum_rows, total_loss
@@ -38,7 +39,7 @@ def likeliest_intercept(
     if rows.offset is None:
         # Log-odds of -90 stand for those of a class without rows.
         shares = jnp.maximum(_label_weights(rows, num_outputs + 1), jnp.finfo(one.dtype).tiny)
-        kernel = (jnp.log(shares[1:]) - jnp.log(shares[0]))[:, None]
+        kernel = (log(shares[1:]) - log(shares[0]))[:, None]
     else:
         no_l2, square = jnp.eye(num_outputs, dtype=one.dtype), jnp.eye(1, dtype=one.dtype)
         problem = Problem(design, None, no_l2, square)
@@ -128,8 +129,8 @@ def null_model(
         return Model(design, kernel, total_loss(row_terms, design, kernel)[0]), (0.0, 0.0)
     null = firth_null(row_terms, problem, constant)
     # The determinant is that in the units of features and weights.
-    of_units = len(point) * jnp.log(unit) / 2
-    of_units -= num_outputs * jnp.sum(jnp.log(problem.design.coordinates.scale))
+    of_units = len(point) * log(unit) / 2
+    of_units -= num_outputs * jnp.sum(log(problem.design.coordinates.scale))
     densities = (half_log_det(row_terms, problem, b) + of_units for b in (point, null))
     at_point, at_null = densities
     loss, kernel = evaluate(row_terms, problem, null)[0], null.reshape(num_outputs, -1)

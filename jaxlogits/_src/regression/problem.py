@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
+from jaxlogits._src.base.elementary import log
 from jaxlogits._src.regression.design import Design
 from jaxlogits._src.regression.likelihood import RowTerms, Terms, first_parabola, total_loss
 from jaxlogits._src.regression.newton import Minimum, minimize, product, solve
@@ -105,7 +106,7 @@ def half_log_det(row_terms: RowTerms, problem: Problem, point: Array) -> Array:
     scale = jnp.sqrt(jnp.diagonal(information))
     angles = information / (scale[:, None] * scale[None, :])
     log_det: Array = jnp.linalg.slogdet(angles)[1]
-    return jnp.sum(jnp.log(scale)) + log_det / 2
+    return jnp.sum(log(scale)) + log_det / 2
 
 
 def _firth_slope(row_terms: RowTerms, problem: Problem, point: Array) -> Array:

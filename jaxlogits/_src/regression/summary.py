@@ -11,6 +11,7 @@ from jax.scipy.special import ndtri
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range, describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike
+from jaxlogits._src.base.elementary import exp, log
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.regression.fit import LogisticFit
 from jaxlogits._src.regression.tails import log_chi_squared, log_two_sided
@@ -100,16 +101,16 @@ def summarize(fit: LogisticFit, *, level: ArrayLike = 0.95) -> LogisticSummary:
         coefficients=b,
         standard_errors=errors,
         z_values=b / errors,
-        p_values=jnp.exp(log_p),
+        p_values=exp(log_p),
         log_p_values=log_p,
         confidence_intervals=jnp.stack([b - reach, b + reach], axis=-1),
-        odds_ratios=jnp.exp(b),
+        odds_ratios=exp(b),
         log_likelihood=fit.log_likelihood,
         null_log_likelihood=null,
         mcfadden_r2=1 - fit.log_likelihood / jnp.where(null < 0, null, jnp.nan),
         likelihood_ratio=against_null,
         aic=aic,
-        bic=aic + b.size * (jnp.log(fit.total_weight) - 2),
+        bic=aic + b.size * (log(fit.total_weight) - 2),
         num_rows=fit.num_rows,
         total_weight=fit.total_weight,
     )
@@ -152,7 +153,7 @@ def _ratio_test(
     rounding = 2.0**8 * float(jnp.finfo(more.dtype).eps) * jnp.maximum(jnp.abs(restricted), 1)
     statistic = jnp.where(valid & (more >= -rounding), jnp.maximum(more, 0), jnp.nan)
     log_p = log_chi_squared(statistic, degrees)
-    return LikelihoodRatioTest(statistic, jnp.int32(degrees), jnp.exp(log_p), log_p)
+    return LikelihoodRatioTest(statistic, jnp.int32(degrees), exp(log_p), log_p)
 
 
 def _is_maximal(fit: LogisticFit) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erf, erfc, gammaln, logsumexp
 
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.elementary import log, log1p
 
 
 def log_two_sided(z: Array) -> Array:
@@ -15,14 +16,14 @@ def log_two_sided(z: Array) -> Array:
     distance = jnp.abs(z)
     start = 10 if z.dtype == jnp.float32 else 20  # of the series, whose last term is then rounding
     near, far = distance < 1, distance >= start
-    inside = jnp.log1p(-erf(jnp.where(near, distance, 0) * 0.5**0.5))
-    between = jnp.log(erfc(jnp.where(near | far, 1, distance) * 0.5**0.5))
+    inside = log1p(-erf(jnp.where(near, distance, 0) * 0.5**0.5))
+    between = log(erfc(jnp.where(near | far, 1, distance) * 0.5**0.5))
     # exp(-z^2 / 2) / z sqrt(2 / pi) (1 - 1 / z^2 + 3 / z^4 - 15 / z^6 ...)
     x = jnp.where(far, distance, start)
     series = jnp.zeros_like(x)
     for n in range(8, 0, -1):
         series = -(2 * n - 1) / (x * x) * (1 + series)
-    beyond = jnp.log1p(series) - x * x / 2 - jnp.log(x) + math.log(2 / math.pi) / 2
+    beyond = log1p(series) - x * x / 2 - log(x) + math.log(2 / math.pi) / 2
     return jnp.where(near, inside, jnp.where(far, beyond, between))
 
 
@@ -38,7 +39,7 @@ def log_chi_squared(x: Array, degrees: int) -> Array:
     k = jnp.arange(degrees // 2, dtype=x.dtype) + odd / 2
     positive = x > 0
     h = jnp.where(positive, x, 1) / 2
-    terms = k * jnp.log(h) - h - gammaln(k + 1)
+    terms = k * log(h) - h - gammaln(k + 1)
     if odd:
         terms = jnp.append(terms, log_two_sided(jnp.sqrt(2 * h)))
     return jnp.where(positive, jnp.minimum(logsumexp(terms), 0), jnp.where(jnp.isnan(x), x, 0))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.elementary import log
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import num_classes, row_max, row_sum
 from jaxlogits._src.rows.softmax import centred, without_inf
@@ -76,7 +77,7 @@ def _threshold(z: Array, a: Array, power: int, axis_name: AxisName) -> Array:
     total = row_sum(z, axis_name)
     low = jnp.zeros_like(total)
     a = a + low  # one for each row, on the same devices
-    log_count = jnp.log(jnp.asarray(num_classes(z.shape, axis_name), z.dtype))
+    log_count = log(jnp.asarray(num_classes(z.shape, axis_name), z.dtype))
     high = log_count * relative_expm1(-a * log_count)
 
     def unsettled(state: tuple[Array, Quad]) -> Array:
@@ -87,7 +88,7 @@ def _threshold(z: Array, a: Array, power: int, axis_name: AxisName) -> Array:
         step, (t, low, high, moving) = state
         total, slope = _mass(z, t, a, power, axis_name)
         low, high = jnp.where(total >= 1.0, t, low), jnp.where(total < 1.0, t, high)
-        log_total = jnp.log(total)
+        log_total = log(total)
         new = t + total * log_total * relative_expm1(-a * log_total) / slope
         bisected = (a > 1.0) & ((step % 2 == 1) | ~((new > low) & (new < high)))
         new = jnp.where(bisected & (total != 1.0), 0.5 * (low + high), new)

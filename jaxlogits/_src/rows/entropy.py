@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.elementary import log1p
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import row_sum
 from jaxlogits._src.rows.pairs import (
@@ -34,7 +35,7 @@ def entropy_rows(z: Array, axis_name: AxisName) -> Array:
     stats = row_stats(z, axis_name)
     p = stats.exps / (1.0 + stats.rest)
     gaps = jnp.where(p == 0, 0.0, p * stats.gaps)
-    total = row_sum(gaps, axis_name) + jnp.log1p(stats.rest)
+    total = row_sum(gaps, axis_name) + log1p(stats.rest)
     return jnp.where(stats.largest == -jnp.inf, jnp.nan, total)[..., 0]
 
 
@@ -66,7 +67,7 @@ def cross_entropy_rows(a: Array, b: Array, scale: Array, axis_name: AxisName) ->
     known = without_inf(b, axis_name)
     gaps = -row_sum(jnp.where(p == 0, 0.0, p * below_max(known, axis_name)), axis_name)
     rest = row_stats(tempered_rows(b, scale, axis_name), axis_name).rest
-    total = gaps + scale * (jnp.log1p(rest) / 8.0)
+    total = gaps + scale * (log1p(rest) / 8.0)
     total = jnp.where(unbounded(a, known, axis_name), jnp.inf, total)
     return jnp.where(is_empty(a, b, axis_name), jnp.nan, total)[..., 0]
 

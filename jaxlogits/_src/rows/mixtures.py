@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlogits._src.base.dtypes import Array, AxisName
+from jaxlogits._src.base.elementary import exp, expm1, log, log1p
 from jaxlogits._src.base.products import times
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import row_sum
@@ -73,10 +74,10 @@ def _log_to_mixture(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     """log(p / m), from r = log(q / p) as -log(w + (1 - w) exp(r))."""
     rows = classes_of(a, b, compare(a, b, axis_name))
     r = rows.log_ratio
-    near = -jnp.log1p((1.0 - w) * jnp.expm1(jnp.minimum(r, 1.0)))
+    near = -log1p((1.0 - w) * expm1(jnp.minimum(r, 1.0)))
     tiny = float(jnp.finfo(r.dtype).tiny)
-    far = -r - jnp.log(jnp.maximum((1.0 - w) + w * jnp.exp(-jnp.maximum(r, 0.0)), tiny))
-    alone = jnp.where(rows.p > 0, -jnp.log(w), jnp.where(rows.q > 0, -jnp.inf, 0.0))
+    far = -r - log(jnp.maximum((1.0 - w) + w * exp(-jnp.maximum(r, 0.0)), tiny))
+    alone = jnp.where(rows.p > 0, -log(w), jnp.where(rows.q > 0, -jnp.inf, 0.0))
     log_ratio = jnp.where(rows.shared, jnp.where(r <= 1.0, near, far), alone)
     return jnp.where(is_empty(a, b, axis_name), jnp.nan, log_ratio)
 
@@ -93,12 +94,12 @@ def _log_by_second(db: Array, _: Any, a: Array, b: Array, w: Array, axis_name: A
 
 def _log_by_weight(dw: Array, _: Any, a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     of_p, of_q = _log_to_mixture(a, b, w, axis_name), _log_to_mixture(b, a, 1.0 - w, axis_name)
-    return (jnp.exp(of_q) - jnp.exp(of_p)) * dw
+    return (exp(of_q) - exp(of_p)) * dw
 
 
 def _share_of_second(a: Array, b: Array, w: Array, axis_name: AxisName) -> Array:
     """The part of the mixture's probability that q has, (1 - w) q / m."""
-    return (1.0 - w) * jnp.exp(_log_to_mixture(b, a, 1.0 - w, axis_name))
+    return (1.0 - w) * exp(_log_to_mixture(b, a, 1.0 - w, axis_name))
 
 
 derivatives(_log_to_mixture, _log_by_first, _log_by_second, _log_by_weight)
@@ -135,5 +136,5 @@ def _log_minus_line(x: Array) -> Array:
         series = series * (s * s) + 1.0 / n
     bent = 2.0 * s * s * (1.0 + (1.0 + s) * s * series) / (1.0 - s)
     outer = jnp.where(near, 1.0, jnp.maximum(x, -1.0))
-    plain = jnp.where(outer == -1.0, 1.0, (1.0 + outer) * jnp.log1p(outer) - outer)
+    plain = jnp.where(outer == -1.0, 1.0, (1.0 + outer) * log1p(outer) - outer)
     return jnp.where(near, bent, plain)

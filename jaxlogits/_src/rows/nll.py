@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, finite, wide_dtype, widen
+from jaxlogits._src.base.elementary import exp, expm1, log1p
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import (
     each_class,
@@ -53,7 +54,7 @@ def _nll_and_sums(logits: Array, labels: Array, axis_name: AxisName) -> tuple[Ar
 
 
 def _loss(sums: LabelSums) -> Array:
-    return ((sums.gap + jnp.log1p(sums.excess)) * sums.factor)[..., 0]
+    return ((sums.gap + log1p(sums.excess)) * sums.factor)[..., 0]
 
 
 @checkpointed
@@ -115,7 +116,7 @@ def label_sums(logits: Array, labels: Array, axis_name: AxisName) -> LabelSums:
     level = (label_logit == largest) | (largest == -jnp.inf)  # inf - inf
     gap = jnp.where(level, 0.0, largest - label_logit)
     # The label's own exponential is added as expm1(-gap) + 1, of which the 1 stays out.
-    excess = others + jnp.expm1(-gap)
+    excess = others + expm1(-gap)
     two_inf = (largest == jnp.inf) & (excess > 0.0)
     # Not >=, as the number of classes itself may not fit the labels' dtype.
     last = num_classes(logits.shape, axis_name) - 1
@@ -185,7 +186,7 @@ def _reduce_pieces(logits: Array, label: Array, *, pieces: int) -> Pair:
 def _exp_up_to(logits: Array, largest: Array) -> Array:
     """exp(z - largest), 1 at an infinite maximum and 0 in a row of -inf."""
     top = finite(largest)
-    return jnp.exp(jnp.minimum(widen(logits), top) - top)
+    return exp(jnp.minimum(widen(logits), top) - top)
 
 
 def _pieces(logits: Array) -> int:

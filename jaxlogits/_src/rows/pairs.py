@@ -19,6 +19,7 @@ from jax import lax
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, widen
+from jaxlogits._src.base.elementary import exp, expm1, log, log1p
 from jaxlogits._src.base.exp_log import exp_bend
 from jaxlogits._src.base.rules import derivatives
 from jaxlogits._src.mesh.reductions import of_all_devices, row_any, row_max, row_sum
@@ -64,8 +65,8 @@ def compare(a: Array, b: Array, axis_name: AxisName) -> Numbers:
     mean = jnp.clip(weighed, -half, half)
     excess = sum_over(_excess, a, b, largest, total[0], mean, axis_name=axis_name)
     # The textbook's sum, right where the result is not small.
-    direct = jnp.log(total[1]) - jnp.log(total[0]) - weighed
-    kl = jnp.where((excess > -0.5) & (direct < 9.0), jnp.log1p(excess), direct)
+    direct = log(total[1]) - log(total[0]) - weighed
+    kl = jnp.where((excess > -0.5) & (direct < 9.0), log1p(excess), direct)
     return Numbers(
         largest, total, mean, jnp.where((excess == jnp.inf) & ~jnp.isnan(kl), jnp.inf, kl)
     )
@@ -80,7 +81,7 @@ def _excess(a: Array, b: Array, largest: Pair, total: Array, mean: Array) -> Arr
     """p_k phi(c_k), and inf at a class that q doesn't have, but p."""
     p, (shared, c) = probs_of(a, largest[0], total), _centred(a, b, largest, mean)
     # q, in proportion to p exp(c); not needed where the sum is large.
-    q = probs_of(b, largest[1], total) * jnp.exp(jnp.minimum(-mean, 40.0))
+    q = probs_of(b, largest[1], total) * exp(jnp.minimum(-mean, 40.0))
     terms = jnp.where(shared & (jnp.abs(c) <= 2.0), p * (c * c * exp_bend(c)), q - p * (1.0 + c))
     missed = (_eighths(a, largest[0]) > -jnp.inf) & (_eighths(b, largest[1]) == -jnp.inf)
     return jnp.where(missed, jnp.inf, terms)
@@ -94,7 +95,7 @@ def classes_of(a: Array, b: Array, numbers: Numbers) -> Classes:
     # Where c is large it is a difference of large numbers, which log(q / p) need not be; and the
     # mean says nothing of classes that q doesn't have, which may be all that p has.
     near = (jnp.abs(c) <= 2.0) & (kl <= 1.0)
-    ratio = jnp.where(near, c - kl, far - (jnp.log(total[1]) - jnp.log(total[0])))
+    ratio = jnp.where(near, c - kl, far - (log(total[1]) - log(total[0])))
     p, q = probs_of(a, largest[0], total[0]), probs_of(b, largest[1], total[1])
     return Classes(p, q, shared, jnp.where(shared, ratio, 0.0))
 
@@ -111,7 +112,7 @@ def prob_difference(a: Array, b: Array, numbers: Numbers) -> Array:
     p, q, shared, log_ratio = classes_of(a, b, numbers)
     close = (numbers.kl <= 1.0) | (numbers.kl == jnp.inf)
     near = shared & close & (jnp.abs(log_ratio) <= 1.0)
-    difference = jnp.where(near, p * jnp.expm1(log_ratio), q - p)
+    difference = jnp.where(near, p * expm1(log_ratio), q - p)
     return jnp.where(jnp.isnan(numbers.kl), jnp.nan, difference)
 
 

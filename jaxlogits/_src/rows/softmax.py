@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, widen
+from jaxlogits._src.base.elementary import exp, log1p
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import (
     class_indices,
@@ -177,7 +178,7 @@ def _log_softmax_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, _Known]
     sums = row_sums(z, axis_name)
     rest = jnp.where(sums.largest == -jnp.inf, jnp.nan, rest_of_softmax(sums))
     gaps = gaps_of(widen(z), sums.largest)
-    return -gaps - jnp.log1p(rest), _Known(sums.largest, 1.0 + rest)
+    return -gaps - log1p(rest), _Known(sums.largest, 1.0 + rest)
 
 
 @checkpointed
@@ -198,7 +199,7 @@ def _logsumexp_and_sums(z: Array, axis_name: AxisName) -> tuple[Array, _Known]:
     """The result, and what its derivative takes from the rows, which counts as constants."""
     sums = row_sums(z, axis_name)
     largest, rest = sums.largest, sums.rest
-    value = jnp.where(jnp.isinf(largest) & ~jnp.isnan(rest), largest, largest + jnp.log1p(rest))
+    value = jnp.where(jnp.isinf(largest) & ~jnp.isnan(rest), largest, largest + log1p(rest))
     rest = rest_of_softmax(sums)
     total = jnp.where((largest == -jnp.inf) & ~jnp.isnan(rest), jnp.inf, 1.0 + rest)
     return value[..., 0], _Known(largest, total)
@@ -231,8 +232,8 @@ def log_odds_rows(z: Array, axis_name: AxisName) -> Array:
     largest = row_max(z, axis_name)
     gap = largest - stats.largest
     is_sole = (stats.largest == -jnp.inf) & ~jnp.isnan(stats.rest)
-    of_max = jnp.where(is_sole, jnp.inf, gap - jnp.log1p(stats.rest))
-    of_others = (z - largest) - jnp.log1p(others_but_one * jnp.exp(-gap))
+    of_max = jnp.where(is_sole, jnp.inf, gap - log1p(stats.rest))
+    of_others = (z - largest) - log1p(others_but_one * exp(-gap))
     log_odds = jnp.where(is_max, of_max, of_others)
     return jnp.where(largest == -jnp.inf, jnp.nan, log_odds)
 

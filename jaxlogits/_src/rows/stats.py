@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, finite, widen
+from jaxlogits._src.base.elementary import exp
 from jaxlogits._src.mesh.reductions import (
     each_class,
     has_few_classes,
@@ -52,7 +53,7 @@ def row_stats(z: Array, axis_name: AxisName) -> RowStats:
     """
     sums = _sums_by_class(z, axis_name)
     gaps = gaps_of(widen(z), sums.largest)
-    return RowStats(sums.largest, gaps, jnp.exp(-gaps), rest_of_softmax(sums), sums.ties)
+    return RowStats(sums.largest, gaps, exp(-gaps), rest_of_softmax(sums), sums.ties)
 
 
 def row_sums(z: Array, axis_name: AxisName) -> RowSums:
@@ -81,7 +82,7 @@ def _around(z: Array, largest: Array) -> tuple[Array, Array]:
     """The sum of exp(z - max) below the maximum, and how many classes have it, on this device."""
     if has_few_classes(z):
         classes = each_class(widen(z))
-        others = [jnp.where(x == largest, 0.0, jnp.exp(x - largest)) for x in classes]
+        others = [jnp.where(x == largest, 0.0, exp(x - largest)) for x in classes]
         ties = [(x == largest).astype(largest.dtype) for x in classes]
         return functools.reduce(jnp.add, others), functools.reduce(jnp.add, ties)
     below = row_sum(exp_below(z, largest) * _is_apart(z, largest), None)
@@ -132,7 +133,7 @@ def _sums_by_piece(z: Array, *, pieces: int) -> RowSums:
 def sum_below(z: Array, largest: Array) -> Array:
     """The sum of exp(z - max) over the classes that this device has."""
     if has_few_classes(z):
-        exps = [jnp.exp(-gaps_of(x, largest)) for x in each_class(widen(z))]
+        exps = [exp(-gaps_of(x, largest)) for x in each_class(widen(z))]
         return functools.reduce(jnp.add, exps)
     return counted(row_sum(exp_below(z, largest), None), largest)
 
@@ -144,7 +145,7 @@ def gaps_of(z: Array, largest: Array) -> Array:
 
 def probs_of(z: Array, largest: Array, total: Array) -> Array:
     """The softmax of a row, from its maximum and its sum of exp(z - max)."""
-    return jnp.exp(-gaps_of(widen(z), largest)) / total
+    return exp(-gaps_of(widen(z), largest)) / total
 
 
 # Exponentials in whose sums NaN isn't lost, and an infinite maximum is one large number.
@@ -159,7 +160,7 @@ def exp_below(z: Array, largest: Array) -> Array:
 
 def exp_of(differences: Array) -> Array:
     """The same of differences, at most 0 or inf. It may lose NaN."""
-    return jnp.exp(jnp.minimum(differences, -math.log(_vanishing(differences.dtype))))
+    return exp(jnp.minimum(differences, -math.log(_vanishing(differences.dtype))))
 
 
 def counted(total: Array, largest: Array) -> Array:
@@ -175,7 +176,7 @@ def has_two_inf(total: Array) -> Array:
 def _reciprocal(gaps: Array, row: Array) -> Array:
     # A minimum would lose NaN in XLA:CPU's fastest loops, and a select end them.
     one, vanishing = xla.of_row(1.0, row), xla.of_row(_vanishing(gaps.dtype), row)
-    return one / (jnp.exp(gaps) + vanishing)
+    return one / (exp(gaps) + vanishing)
 
 
 def _vanishing(dtype: jnp.dtype) -> float:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.base.elementary import exp, expm1, log, log1p
 from jaxlogits._src.base.exp_log import exp_bend
 from jaxlogits._src.base.products import times, weigh
 from jaxlogits._src.base.rules import derivatives
@@ -33,7 +34,7 @@ def exp_a(x: Array, a: Array, power: int) -> Array:
     small = jnp.abs(t) < 1e-4
     safe = jnp.where(small, 1.0, t)
     series = 1.0 - t * (0.5 - t * (1.0 / 3.0 - t * 0.25))
-    return jnp.exp(x * jnp.where(small, series, jnp.log1p(safe) / safe))
+    return exp(x * jnp.where(small, series, log1p(safe) / safe))
 
 
 def slope_a(p: Array, a: Array, power: int) -> Array:
@@ -52,7 +53,7 @@ def exp_a_bend(p: Array, a: Array) -> Array:
     """
     inside = p > 0
     safe = jnp.where(inside, p, 1.0)
-    log_p = jnp.log(safe)
+    log_p = log(safe)
     w = -a * log_p
     near = w <= 2.0
     inner = -safe * jnp.square(log_p) * exp_bend(w)
@@ -68,7 +69,7 @@ def lowest(x: Array) -> float:
 
 def log_a(p: Array, a: Array) -> Array:
     """exp_a's inverse, (p**a - 1) / a, and log(p) at a = 0."""
-    log_p = jnp.log(p)
+    log_p = log(p)
     safe = jnp.where(p > 0, log_p, 0.0)
     at_zero = -1.0 / jnp.broadcast_to(a, p.shape)
     return jnp.where(p == 0, at_zero, jnp.where(p > 0, safe, log_p) * relative_expm1(a * safe))
@@ -88,14 +89,14 @@ def raised(base: Array, exponent: Array) -> Array:
 derivatives(
     raised,
     lambda dbase, _, base, exponent: times(weigh(exponent, raised(base, exponent - 1.0)), dbase),
-    lambda dexponent, value, base, _: times(weigh(value, jnp.log(base)), dexponent),
+    lambda dexponent, value, base, _: times(weigh(value, log(base)), dexponent),
 )
 
 
 def omega_bend(p: Array, a: Array) -> Array:
     """omega's derivative in a."""
     bend = -exp_a_bend(p, a) * power_a(p, a)
-    log_p = jnp.log(jnp.where(p > 0, p, 1.0))
+    log_p = log(jnp.where(p > 0, p, 1.0))
     entropy = jnp.where(p > 0, p * log_p * relative_expm1(a * log_p), 0.0 * p)
     return (bend - entropy / (1.0 + a)) / (1.0 + a)
 
@@ -119,7 +120,7 @@ def relative_expm1(x: Array) -> Array:
 def _moment(x: Array, n: int) -> Array:
     """The integral of s**n exp(x s) over s from 0 to 1: the nth derivative of expm1(x) / x."""
     safe = jnp.where(x == 0, 1.0, x)
-    moment = jnp.where(x == 0, 1.0, jnp.expm1(safe) / safe)
+    moment = jnp.where(x == 0, 1.0, expm1(safe) / safe)
     if n == 0:
         return moment
     near = jnp.abs(x) <= n + 1.0  # where the recurrence cancels
@@ -127,9 +128,9 @@ def _moment(x: Array, n: int) -> Array:
     series = jnp.zeros_like(x)
     for k in range(20 + 4 * n if x.dtype == jnp.float32 else 36 + 6 * n, -1, -1):
         series = series * small + 1.0 / (math.factorial(k) * (n + k + 1))
-    moment = jnp.expm1(safe) / safe
+    moment = expm1(safe) / safe
     for m in range(1, n + 1):
-        moment = (jnp.exp(safe) - m * moment) / safe
+        moment = (exp(safe) - m * moment) / safe
     return jnp.where(near, series, moment)
 
 

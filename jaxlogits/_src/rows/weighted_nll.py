@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxlogits._src.base import xla
 from jaxlogits._src.base.dtypes import Array, AxisName, finite
+from jaxlogits._src.base.elementary import exp, log1p
 from jaxlogits._src.base.products import product, times, weigh
 from jaxlogits._src.base.rules import checkpointed, derivatives
 from jaxlogits._src.mesh.reductions import (
@@ -62,7 +63,7 @@ def _weighted_nll_and_sums(
     for sign in (1.0, -1.0):  # without a product, as 0 * inf is 0 here
         infinite = row_any(impossible & (sign * weights > 0), axis_name)
         gaps += jnp.where(infinite, sign * jnp.inf, 0.0)
-    loss = gaps + jnp.log1p(stats.rest) * total
+    loss = gaps + log1p(stats.rest) * total
     loss = jnp.where(stats.largest == -jnp.inf, jnp.nan, loss)[..., 0]
     return xla.apart(loss), WeightedSums(stats.largest, stats.rest, stats.ties, total)
 
@@ -97,7 +98,7 @@ def _weighted_nll_gradient(
 ) -> Array:
     """sum(c) p - c; at a sole maximum (sum(c) - c) p - c (1 - p), as p may be close to 1."""
     scale = 1.0 / (1.0 + sums.rest)
-    p = jnp.exp(-gaps_of(z, sums.largest)) * scale
+    p = exp(-gaps_of(z, sums.largest)) * scale
     is_below = xla.is_nonzero(_finite_gaps(z, sums.largest), sums.largest)
     of_others = xla.apart(row_sum(weights * is_below, axis_name))
     at_max = of_others * p - weights * (sums.rest * scale)
