@@ -317,3 +317,64 @@ def test_an_option_of_each_row_of_a_matrix_of_rows(fn: Callable[..., Any], value
     run = interpreted(fn)
     got, want = run(z, options), run(z.reshape(6, 4), options.reshape(6))
     np.testing.assert_array_equal(np.reshape(got, want.shape), want)
+
+
+# Options of each row.
+
+BAD_AND_GOOD: dict[str, Callable[[Any], Any]] = {
+    "sample": lambda t: jl.sample(jax.random.key(0), Z, temperature=[-1.0, *t[1:]]),
+    "keep_top_p": lambda t: jl.keep_top_p(Z, [1.5, *t[1:]]),
+    "soft_cap": lambda t: jl.soft_cap(Z, [-1.5, *t[1:]]),
+    "penalize_repetition": lambda t: jl.penalize_repetition(Z, Z == 0, [-1.5, *t[1:]]),
+    "apply_temperature": lambda t: jl.apply_temperature(Z, [-1.5, *t[1:]]),
+    "keep_top_n_sigma": lambda t: jl.keep_top_n_sigma(Z, [-1.5, *t[1:]]),
+    "gumbel_softmax": lambda t: jl.gumbel_softmax(jax.random.key(0), Z, temperature=[-1.0, *t[1:]]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_AND_GOOD)
+def test_a_list_of_options_is_looked_at(name: str) -> None:
+    """As an array would be: its bad entries spoil their rows."""
+    result = np.asarray(BAD_AND_GOOD[name]([0.5] * 4))
+    if name == "sample":
+        assert result[0] == -1
+        assert (result[1:] >= 0).all()
+    else:
+        assert np.isnan(result[0]).all()
+        assert not np.isnan(result[1:]).any()
+
+
+def test_counts_beyond_int32_are_large() -> None:
+    """As unsigned numbers are whose bits would be negative ones."""
+    z, most = jnp.arange(3.0), jnp.uint32(2**32 - 1)
+    np.testing.assert_array_equal(jax.jit(jl.keep_top_k)(z, most), z)
+    scores = jax.jit(lambda free: jl.aps_scores(z, num_free=free, penalty=0.5))(most)
+    np.testing.assert_array_equal(scores, jl.aps_scores(z, num_free=3, penalty=0.5))
+    rows, y = jnp.ones([4, 1]), jnp.array([0, 1, 1, 1])
+    assert jax.jit(lambda most: jl.fit_logistic(rows, y, max_steps=most).converged)(most)
+
+
+OF_MASKED: dict[str, Callable[[Any, Any], Any]] = {
+    "label_smoothing": lambda x, keep: cross_entropy(Z, Y, where=keep, label_smoothing=x),
+    "alpha": lambda x, keep: jl.entmax_loss_with_integer_labels(Z, Y, where=keep, alpha=1.0 + x),
+    "alpha of targets": lambda x, keep: jl.entmax_loss(Z, T / 3, where=keep, alpha=1.0 + x),
+    "alpha of a map": lambda x, keep: jl.entmax(
+        Z, where=jnp.broadcast_to(keep[:, None], Z.shape), alpha=1.0 + x
+    ),
+    "temperature": lambda x, keep: jl.linear_softmax_cross_entropy(
+        Z, jnp.ones([3, 5]), Y, where=keep, temperature=x, reduction="sum"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_MASKED)
+def test_a_bad_option_of_a_masked_row_leaves_no_trace(name: str) -> None:
+    keep, options = jnp.array([True, False, True, True]), jnp.array([0.25, -2.0, 0.5, 0.125])
+
+    def total(x: Any) -> Any:
+        return jnp.sum(OF_MASKED[name](x, keep))
+
+    value, gradient = jax.value_and_grad(total)(options)
+    wanted = jax.value_and_grad(total)(options.at[1].set(0.25))
+    np.testing.assert_array_equal(value, wanted[0])
+    np.testing.assert_array_equal(gradient, wanted[1])

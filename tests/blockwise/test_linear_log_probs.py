@@ -310,3 +310,18 @@ def test_temperatures_of_rows_on_a_mesh() -> None:
         got = run(*split(mesh, hidden, kernel, bias), placed)
         for one, other in zip(got, want, strict=True):
             np.testing.assert_allclose(one, other, rtol=CLOSE, atol=CLOSE)
+
+
+def test_padding_of_kept_classes_reads_no_other_class() -> None:
+    """Not even one whose column is NaN; of no classes at all nothing is likely."""
+    hidden, kernel = jnp.ones([3, 2]), jnp.ones([2, 4]).at[:, 0].set(jnp.nan)
+    labels, kept = jnp.array([1, 1, 2]), jnp.array([[1, 2, -1]] * 3)
+
+    def total(hidden: jax.Array, kept: jax.Array) -> jax.Array:
+        return jl.linear_log_probs(hidden, kernel, labels, kept=kept).sum()
+
+    padded, plain = jax.grad(total)(hidden, kept), jax.grad(total)(hidden, kept[:, :2])
+    np.testing.assert_array_equal(padded, plain)
+    assert np.isfinite(plain).all()
+    nothing = jl.linear_log_probs(hidden, kernel, labels, kept=kept[:, :0])
+    np.testing.assert_array_equal(nothing, np.full(3, -np.inf))

@@ -297,3 +297,72 @@ def test_tiles_where_few_rows_of_logits_are_too_many(
     for fn in (jl.linear_softmax_cross_entropy, jl.linear_log_probs):
         program = str(jax.make_jaxpr(lambda *args, fn=fn: fn(*args, **options))(*args))
         assert (f"f32[{min(rows, 256)},{classes}]" not in program) == is_tiled
+
+
+def everything(bias: Array, labels: Array, **options: Any) -> Any:
+    """Losses, gradients and tangents."""
+    hidden, kernel = (jnp.asarray(ARRAYS[name], jnp.float32) for name in ("hidden", "kernel"))
+
+    def loss(hidden: Array, kernel: Array, bias: Array) -> Array:
+        return jl.linear_softmax_cross_entropy(
+            hidden, kernel, labels, bias=bias, reduction="none", **options
+        )
+
+    args, direction = (hidden, kernel, bias), jnp.arange(float(CLASSES))
+    gradients = jax.grad(lambda *args: jnp.sum(loss(*args)), (0, 1, 2))(*args)
+    tangents = jax.jvp(lambda bias: loss(hidden, kernel, bias), (bias,), (direction,))
+    return *tangents, *gradients
+
+
+@pytest.mark.parametrize("name", ["", "class_weights", "weights", "label_smoothing", "temperature"])
+def test_an_infinite_logit_is_that_of_rows(name: str) -> None:
+    """An infinite bias, of which a product may overflow to one, at a label and elsewhere."""
+    bias = jnp.where(jnp.arange(CLASSES) == 7, jnp.inf, jnp.asarray(ARRAYS["bias"], jnp.float32))
+    labels = jnp.array([0, 7, 2, 3, 7, 12])
+    options = {name: jnp.asarray(ARRAYS[name], jnp.float32)} if name else {}
+    of_rows, of_tiles = (everything(bias, labels, memory=m, **options) for m in ("rows", "tiles"))
+    is_finite = (labels == 7) & ((name != "label_smoothing") | (jnp.arange(ROWS) == 0))
+    np.testing.assert_array_equal(np.isposinf(of_tiles[0]), ~is_finite)
+    for ours, theirs in zip(of_tiles, of_rows, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.parametrize("memory", ["rows", "tiles"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_rows_of_weight_0_may_hold_anything(memory: Any, reduction: Any) -> None:
+    """What isn't finite, a temperature below 0, and a label that is no class."""
+    hidden, kernel = (jnp.asarray(ARRAYS[name], jnp.float32) for name in ("hidden", "kernel"))
+    temperature, labels = jnp.ones(ROWS), jnp.asarray(LABELS)
+    weights = jnp.array([0.0, 1.0, 0.0, 2.0, 0.0, 1.0])
+
+    def loss(
+        hidden: Array, kernel: Array, temperature: Array, labels: Array, weights: Array
+    ) -> Any:
+        options: Any = {"weights": weights, "temperature": temperature, "memory": memory}
+        each = jl.linear_softmax_cross_entropy(
+            hidden, kernel, labels, reduction=reduction, **options
+        )
+        return jnp.sum(each)
+
+    value_and_gradients = jax.value_and_grad(loss, (0, 1, 2))
+    want = value_and_gradients(hidden, kernel, temperature, labels, weights)
+    hidden, labels = hidden.at[0].set(jnp.nan), labels.at[2].set(-100)
+    got = value_and_gradients(hidden, kernel, temperature.at[4].set(-1.0), labels, weights)
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.parametrize("memory", ["rows", "tiles"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_weight_of_0_has_the_row_as_its_derivative(memory: Any, order: int) -> None:
+    hidden, kernel = (jnp.asarray(ARRAYS[name], jnp.float32) for name in ("hidden", "kernel"))
+
+    def loss(hidden: Array, weights: Array) -> Array:
+        each = jl.linear_softmax_cross_entropy(
+            hidden, kernel, jnp.asarray(LABELS), weights=weights, reduction="none", memory=memory
+        )
+        return jnp.sum(each)
+
+    by_hidden = jax.grad(loss) if order == 2 else loss
+    zero, one = (jax.jacrev(by_hidden, 1)(hidden, w * jnp.ones(ROWS)) for w in (0.0, 1.0))
+    np.testing.assert_allclose(zero, one, rtol=CLOSE, atol=CLOSE)

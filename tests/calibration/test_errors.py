@@ -364,3 +364,20 @@ def test_export() -> None:
     z, labels = some_rows(60, 3)
     want = oracle(z.astype(float), labels, np.ones(60))
     np.testing.assert_allclose(exported.call(z, labels), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-37, 1e37])
+def test_any_unit_of_the_weights(unit: float) -> None:
+    """Even of weights whose sum is too large for a float32."""
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(200, 3)), jnp.float32)
+    labels, weights = jnp.arange(200) % 3, jnp.linspace(0.5, 1.0, 200)
+    for error in (
+        *(jl.expected_calibration_error, jl.adaptive_calibration_error),
+        *(jl.classwise_calibration_error, jl.maximum_calibration_error, jl.brier_score),
+    ):
+        usual, scaled = (error(z, labels, weights=w * weights) for w in (1.0, unit))
+        np.testing.assert_allclose(scaled, usual, rtol=1e-5)
+    curves = [jl.reliability_curve(z, labels, weights=w * weights) for w in (1.0, unit)]
+    np.testing.assert_allclose(curves[1].confidence, curves[0].confidence, rtol=1e-5)
+    of_two = [jl.binary_brier_score(z[:, 0], labels == 1, weights=w * weights) for w in (1.0, unit)]
+    np.testing.assert_allclose(*of_two, rtol=1e-5)

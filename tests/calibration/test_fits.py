@@ -361,3 +361,23 @@ def test_transforms_of_the_temperature() -> None:
     atol = 1e-4 * np.abs(gradient).max()
     np.testing.assert_allclose(got, gradient, rtol=0, atol=atol)
     np.testing.assert_allclose(along, gradient @ direction, rtol=0, atol=10 * atol)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("unit", [1e-300, 1e-60, 1e100, 1e300])
+def test_any_unit_of_the_weights(unit: float) -> None:
+    z, labels, weights = some_rows()
+    for fit in (fit_temperature, fit_vector_scaling):
+        usual, scaled = (fit(z, labels, weights=weights * w) for w in (1.0, unit))
+        assert scaled.converged
+        np.testing.assert_allclose(scaled[0], usual[0], rtol=1e-11)
+
+
+def test_platt_of_scores_that_tell_millions_apart() -> None:
+    """Targets of 1 - 2e-8 are 1 in float32, and yet there is a minimum."""
+    scores, labels = jnp.linspace(-2.0, 2.0, 8), jnp.arange(8) >= 4
+    fit = fit_platt(scores, labels.astype(jnp.int32), weights=jnp.full(8, 1e7))
+    assert fit.converged
+    with jax.enable_x64(True):
+        wide = jl.fit_platt(np.float64(scores), labels.astype(jnp.int32), weights=np.full(8, 1e7))
+    np.testing.assert_allclose(fit[:2], wide[:2], rtol=1e-5, atol=1e-4)

@@ -374,3 +374,55 @@ def test_refused() -> None:
         jl.penalize_repetition(z, jnp.zeros([2], jnp.int32), 1.0)
     with pytest.raises(ValueError, match=r"^target_prior must broadcast to \[2,3\], got"):
         jl.adjust_prior(z, jnp.ones([3]), jnp.ones([4]))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("z", [1e-3, 0.01, 0.4, 0.6, 3.0])
+@pytest.mark.parametrize("cap", [0.81, 1.25, 30.0])
+def test_the_cap_has_accurate_derivatives(z: float, cap: float, dtype: str) -> None:
+    """Also of logits far below it, of which nearly nothing is cut."""
+    given, bound = np.array([z, cap], dtype)
+    of_cap = jax.grad(lambda c: jl.soft_cap(given, c))
+    got = [of_cap(bound), jax.grad(of_cap)(bound)]
+    x = ro.mp.mpf(float(given))
+    want = [ro.mp.diff(lambda c: c * ro.mp.tanh(x / c), float(bound), n) for n in (1, 2)]
+    ulps = [
+        abs((ro.mp.mpf(float(a)) - b) / b) / np.finfo(dtype).eps
+        for a, b in zip(got, want, strict=True)
+    ]
+    assert max(ulps) < 16  # 4 at the edge of the series, where tanh and its line cancel 3 bits
+
+
+SHARP = jnp.array([0.0, -INF, 1.0])
+BY_TEMPERATURE = {
+    "apply_temperature": lambda t: jl.softmax(jl.apply_temperature(SHARP, t))[0],
+    "a mask": lambda t: jl.logsumexp(
+        jl.apply_temperature(SHARP, t, where=jnp.array([True, True, False]))
+    ),
+    "sample_with_log_prob": lambda t: jl.sample_with_log_prob(
+        jax.random.key(3), SHARP, temperature=t
+    )[1],
+    "gumbel_softmax": lambda t: jl.gumbel_softmax(jax.random.key(3), SHARP, temperature=t)[0],
+    "teacher": lambda t: jl.softmax_cross_entropy_with_teacher_logits(
+        jnp.ones(3), SHARP, temperature=t
+    ),
+    "head": lambda t: jl.linear_softmax_cross_entropy(
+        jnp.ones([1, 2]), jnp.ones([2, 3]), jnp.array([0]), bias=SHARP, temperature=t
+    ),
+    "cap": lambda t: jl.soft_cap(jnp.array([INF, 1.0]), t).sum(),
+}
+
+
+@pytest.mark.parametrize("name", BY_TEMPERATURE)
+def test_second_derivatives_in_a_temperature_of_removed_classes(name: str) -> None:
+    """In every mode."""
+    fn, at = BY_TEMPERATURE[name], jnp.float32(0.7)
+    forward = jax.jacfwd(jax.jacfwd(fn))(at)
+    assert np.isfinite(forward)
+    for outer, inner in [
+        (jax.jacrev, jax.jacrev),
+        (jax.jacrev, jax.jacfwd),
+        (jax.jacfwd, jax.jacrev),
+    ]:
+        np.testing.assert_allclose(outer(inner(fn))(at), forward, rtol=1e-4, atol=1e-5)

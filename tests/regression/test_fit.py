@@ -626,3 +626,94 @@ def test_export() -> None:
     args = [jnp.asarray(arg[0]) for arg in CASE.args]
     exported = export.export(of_one)(*args).serialize()
     np.testing.assert_array_equal(export.deserialize(exported).call(*args), of_one(*args))
+
+
+# What is rarely seen, far out, or left out.
+
+
+@pytest.mark.parametrize("trials", [5e5, 1e7, 1e9])
+@pytest.mark.parametrize("form", ["trials", "weights", "classes"])
+def test_rare_labels_are_not_separated(trials: float, form: str) -> None:
+    """50 and 120 of many trials: each group has its share, with the spread of a Poisson number."""
+    successes = np.array([50.0, 120.0])
+    counts = np.float32(np.stack([successes, trials - successes], axis=1).ravel())
+    rows, yes = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]]), jnp.array([1, 0, 1, 0])
+    if form == "trials":
+        fit = fit_logistic(rows[::2], successes.astype(np.float32), trials=jnp.full(2, trials))
+    elif form == "weights":
+        fit = fit_logistic(rows, yes, weights=counts)
+    else:
+        fit = fit_multinomial(rows, yes, 2, weights=counts)
+    log_odds = np.log(successes / (trials - successes))
+    errors = np.sqrt(np.array([1 / 50, 1 / 50 + 1 / 120]))
+    assert fit.converged
+    assert not fit.separated
+    exact = np.array([log_odds[0], log_odds[1] - log_odds[0]])
+    # As promised, of a standard error; log-odds of 17 are rounded to 1e-6 of themselves.
+    assert np.all(abs(np.ravel(fit.coefficients) - exact) < 1e-4 * errors)
+    variances = np.diag(np.reshape(fit.covariance, (2, 2)))
+    np.testing.assert_allclose(np.sqrt(variances), errors, rtol=2e-4)  # p is up to 2.4e-4
+
+
+@pytest.mark.parametrize("far", [1e4, 1e6])
+def test_a_row_far_out_changes_nothing_beside_it(far: float) -> None:
+    """In float32 as in float64: of one fit, and of fits that leave the row out, under vmap."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=40)
+    y = (rng.uniform(size=40) < 1 / (1 + np.exp(-x))).astype(float)
+    x[-1] = far
+    features = np.stack([np.ones(40), x], axis=1)
+    weights = np.stack([np.ones(40), np.arange(40) < 39]).astype(np.float32)
+
+    def errors(fit: jl.LogisticFit) -> Array:
+        return jnp.sqrt(jnp.diagonal(fit.covariance))
+
+    def fitted(weights: Array) -> Array:
+        fit = jl.fit_logistic(
+            jnp.asarray(features, jnp.float32), y.astype(np.float32), weights=weights
+        )
+        return jnp.concatenate([fit.coefficients, errors(fit)])
+
+    together, alone = jax.vmap(fitted)(weights), [fitted(w) for w in weights]
+    with jax.enable_x64(True):
+        wide = [jl.fit_logistic(features, y, weights=np.float64(w)) for w in weights]
+        exact = [np.concatenate([fit.coefficients, errors(fit)]) for fit in wide]
+    np.testing.assert_allclose(together, exact, rtol=1e-4)
+    np.testing.assert_allclose(alone, exact, rtol=1e-4)
+
+
+def test_few_of_many_rows_are_as_good_as_those_alone() -> None:
+    """60 of 20,000 rows, by weights, in float32 with years beside an intercept."""
+    rng = np.random.default_rng(1)
+    year = rng.integers(1990, 2005, 20_000)
+    y = (rng.uniform(size=20_000) < 1 / (1 + np.exp(-0.3 * (year - 1997)))).astype(np.int32)
+    x = np.stack([np.ones(20_000), year], axis=1).astype(np.float32)
+    for _ in range(5):
+        chosen = rng.choice(20_000, 60, replace=False)
+        weights = np.zeros(20_000, np.float32)
+        weights[chosen] = 1
+        of_all, of_few = fit_logistic(x, y, weights=weights), fit_logistic(x[chosen], y[chosen])
+        errors = [np.sqrt(np.diagonal(fit.covariance)) for fit in (of_all, of_few)]
+        np.testing.assert_allclose(*errors, rtol=1e-4)
+
+
+def test_a_row_without_trials_does_not_count() -> None:
+    trials, successes = jnp.array([3.0, 0.0, 4.0, 5.0]), jnp.array([1.0, 0.0, 2.0, 1.0])
+    x = jnp.stack([jnp.ones(4), jnp.array([0.0, 9.0, 1.0, 2.0])], axis=1)
+    found = []
+    for keep in (jnp.arange(4), jnp.array([0, 2, 3])):
+        fit = fit_logistic(x[keep], successes[keep], trials=trials[keep])
+        robust = jl.robust_covariance(fit, x[keep], successes[keep], trials=trials[keep])
+        summary = jl.summarize(fit)
+        found.append([fit.num_rows, fit.total_weight, summary.bic, *jnp.ravel(robust)])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-60, 1e100, 1e300])
+@x64
+def test_any_unit_of_the_weights(unit: float) -> None:
+    x, y = np.stack([np.ones(40), np.cos(np.arange(40))], axis=1), np.arange(40) % 3 == 0
+    fit, scaled = (fit_logistic(x, y, weights=w * np.ones(40)) for w in (1.0, unit))
+    assert scaled.converged
+    np.testing.assert_allclose(scaled.coefficients, fit.coefficients, rtol=1e-12)
+    np.testing.assert_allclose(scaled.covariance * unit, fit.covariance, rtol=1e-12)

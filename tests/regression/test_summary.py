@@ -198,3 +198,32 @@ def test_refuses() -> None:
         jl.summarize(fit, level=1.0)
     with pytest.raises(ValueError, match="restricted must have fewer coefficients than fit, got 2"):
         jl.likelihood_ratio_test(fit, fit)
+
+
+def test_several_fits_are_refused() -> None:
+    x, y = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=1), jnp.arange(18).reshape(3, 6) % 2
+    fits, restricted = (jax.vmap(lambda y, x=x: jl.fit_logistic(x, y))(y) for x in (x, x[:, :1]))
+    calls: Any = {
+        "likelihood_ratio_test": lambda: jl.likelihood_ratio_test(fits, restricted),
+        "summarize": lambda: jl.summarize(fits),
+        "robust_covariance": lambda: jl.robust_covariance(fits, x, y[0]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=r"fit must be a single one, .* use jax\.vmap"):
+            raise AssertionError(f"{name} gave {call()}")
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("features", [2, 3])
+def test_second_derivatives_of_a_statistic_of_0(features: int) -> None:
+    """It is a minimum: the statistic beside it is half of the Hessian along the way."""
+    x = jnp.array([[1.0, -1.0, 1.0], [1.0, -1.0, -1.0], [1.0, 1.0, 1.0], [1.0, 1.0, -1.0]])
+    y, step = jnp.full(4, 0.5), jnp.array([1.0, 0.3, -0.2, 0.5]) * 1e-3
+
+    def ratio(y: Array) -> Array:
+        test = jl.summarize(jl.fit_logistic(x[:, :features], y)).likelihood_ratio
+        return jnp.stack([test.statistic, test.p_value])[: features - 1]  # of one, p has a cusp
+
+    curved = jnp.einsum("kij,i,j->k", jax.hessian(ratio)(y), step, step) / 2
+    apart = (ratio(y + step) + ratio(y - step)) / 2 - ratio(y)
+    np.testing.assert_allclose(curved, apart, rtol=1e-5)  # the next terms are step^2 smaller

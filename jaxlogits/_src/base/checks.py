@@ -24,6 +24,8 @@ from jaxlogits._src.base.checked import check_no_nan as check_no_nan
 from jaxlogits._src.base.checked import check_values as check_values
 from jaxlogits._src.base.checked import check_weights as check_weights
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, widen
+from jaxlogits._src.base.products import times
+from jaxlogits._src.base.rules import derivatives
 
 # What else a framework keeps an array in; traced, it isn't an array either.
 _REFERENCES = (jax.core.Tracer, getattr(jax, "Ref", jax.core.Tracer))
@@ -132,7 +134,22 @@ def in_range(name: str, number: Array, inside: Range) -> Array:
     number = widen(number)
     valid = inside.holds(number)
     check_values(f"{name} must be {inside}", number, valid)
-    return number * jnp.where(valid, 1.0, jnp.nan)  # not a select, whose derivative would be 0
+    return _nan_unless(valid, number)
+
+
+@jax.custom_jvp
+def _nan_unless(valid: Array, number: Array) -> Array:
+    return jnp.where(valid, number, jnp.nan)
+
+
+# A select's would be 0; of a row that doesn't count it is.
+derivatives(
+    _nan_unless,
+    None,
+    lambda dnumber, _, valid, number: times(
+        jnp.where(valid, 1.0, jnp.nan).astype(number.dtype), dnumber
+    ),
+)
 
 
 def known_number(value: Any) -> float | None:
@@ -157,6 +174,11 @@ def as_row_option(name: str, value: ArrayLike, dtype: jnp.dtype, shape: tuple[in
     """A real option, one number or one for each row as ``[..., 1]``; rows have ``shape``."""
     array = as_real(name, value)
     return array.astype(dtype) if array.ndim == 0 else _of_rows(name, array.astype(dtype), shape)
+
+
+def within_int32(count: Array) -> Array:
+    """A count in int32, where a larger one is as good as the largest."""
+    return jnp.minimum(count, min(2**31 - 1, jnp.iinfo(count.dtype).max)).astype(jnp.int32)
 
 
 def as_row_count(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:

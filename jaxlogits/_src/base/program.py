@@ -118,8 +118,8 @@ def _settle(name: str, option: Option, where: Any, key: Any) -> None:
 
 
 def _in_range(name: str, option: Option, where: Any, key: Any) -> None:
-    """Make a traced number out of range NaN."""
-    if where is None or option.integer or not isinstance(where[key], jax.Array):
+    """Make a traced number out of range NaN, or one of a sequence of numbers."""
+    if where is None or option.integer or not isinstance(where[key], jax.Array | list | tuple):
         return
     number = checks.as_real(name, where[key])
     where[key] = checks.in_range(name, number, option.range)

@@ -38,6 +38,8 @@ def log_probs_of_kept(
     hidden, labels, temperatures = rows
     count = num_classes(head.kernel.shape, how.axis_name)
     ids = kept_indices(kept, hidden.shape[:-1], count, "the rows of hidden")
+    if ids.shape[-1] == 0:
+        ids = jnp.full((*ids.shape[:-1], 1), -1, ids.dtype)
     if how.block_size is None:
         columns = (head.kernel.shape[0], ids.shape[-1])
         one_row = jax.ShapeDtypeStruct(columns, wide_dtype(hidden, head.kernel))
@@ -70,7 +72,8 @@ def _of_block(
         is_first = jnp.concatenate([ids[:, :1] >= 0, ids[:, 1:] != ids[:, :-1]], axis=-1)
         own = ids - first_class(shape, ids.dtype, axis_name)
         keep = is_first & (ids >= 0) & (own >= 0) & (own < shape[0])
-        own = jnp.clip(own, 0, shape[0] - 1)
+        # In the place of what isn't kept, a column that is, as far as this device has one.
+        own = jnp.clip(jnp.where(keep, own, own[:, -1:]), 0, shape[0] - 1)
         if class_where is not None:
             keep &= jnp.asarray(class_where)[own]
         z = jax.vmap(of_row, (None, 0, 0, 0))(turned, hidden, temperatures, own)

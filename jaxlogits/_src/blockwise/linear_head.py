@@ -20,6 +20,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     PerRow,
     Reduction,
     ReductionName,
+    are_bad,
     existing_classes,
     head_labels,
     label_losses,
@@ -27,6 +28,7 @@ from jaxlogits._src.blockwise.linear_layer import (
     logits_of,
     per_row,
     reduce_rows,
+    without_padding,
 )
 from jaxlogits._src.blockwise.tiled_losses import Memory, is_tiled, tiled_losses
 from jaxlogits._src.losses.divergences import softmax_kl_divergence
@@ -108,7 +110,12 @@ def linear_softmax_cross_entropy(
     exists = existing_classes(class_where, head)
     temperatures = per_row("temperature", temperature, rows)
     smoothing = per_row("label_smoothing", label_smoothing, rows)
-    if is_tiled(memory, how, rows, head):
+    of_rows = (rows, indices, temperatures, smoothing)
+    is_in_tiles = is_tiled(memory, how, rows, head)
+    if is_in_tiles or reduction == "none":
+        valid = ~are_bad(indices, head, axis_name)
+        how = without_padding(how, rows.shape[:-1], (hidden, temperatures, smoothing), valid)
+    if is_in_tiles:
         each = tiled_losses(
             rows,
             head,
@@ -126,7 +133,6 @@ def linear_softmax_cross_entropy(
         )
         return reduce_rows(lambda _, losses: losses[:, 0], None, (each[..., None],), how)
     logits = logits_of(soft_cap, temperature, wide_dtype(rows, head.kernel), precision)
-    of_rows = (rows, indices, temperatures, smoothing)
 
     def loss(
         head: Head, hidden: Array, labels: Array, temperatures: PerRow, smoothing: PerRow
@@ -224,4 +230,6 @@ def linear_softmax_kl_divergence(
         return softmax_kl_divergence(z_p, z_q, where=exists, axis_name=axis_name)
 
     of_rows = (rows_p, rows_q, per_row("temperature", temperature, rows_p))
+    if reduction == "none":
+        how = without_padding(how, rows_p.shape[:-1], (hidden_p, hidden_q, of_rows[2]))
     return reduce_rows(loss, (head_p, head_q), of_rows, how)

@@ -7,13 +7,21 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxlogits._src.base import checked, checks
 from jaxlogits._src.base.checks import Range, describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike, AxisName, wide_dtype, widen
 from jaxlogits._src.base.products import weigh
 from jaxlogits._src.base.program import Option
-from jaxlogits._src.base.varying import is_bound, require_apart, require_split, vary_over
+from jaxlogits._src.base.varying import (
+    axis_names,
+    is_bound,
+    require_apart,
+    require_split,
+    vary_over,
+    varying_axes,
+)
 from jaxlogits._src.blockwise.product import product_of
 from jaxlogits._src.blockwise.transforms import blockwise_map, blockwise_mean, blockwise_sum
 from jaxlogits._src.decoding.shaping import capped
@@ -119,6 +127,27 @@ def head_labels(labels: ArrayLike, rows: Array, head: Head, how: Reduction) -> A
         bad = are_bad(indices, head, how.axis_name) & _counting(rows.shape[:-1], how)
         checked.check_values(f"labels must be in [0, {count})", indices, ~bad)
     return indices
+
+
+def without_padding(
+    how: Reduction, lead: tuple[int, ...], rows: tuple[Any, ...], valid: Array | None = None
+) -> Reduction:
+    """Leave out rows of weight 0 without a loss: of what isn't finite, or a label that is no class.
+
+    Others have a loss, which is the derivative in their weight.
+    """
+    if how.weights is None:
+        return how
+    weights = _of_rows("weights", checks.as_real("weights", how.weights), lead)
+    sound = jnp.ones(lead, bool) if valid is None else valid
+    for array in map(jnp.asarray, jax.tree.leaves(rows)):
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            sound &= jnp.all(jnp.isfinite(array), axis=tuple(range(len(lead), array.ndim)))
+    axes = varying_axes(sound) & frozenset(axis_names(how.axis_name))
+    if axes:
+        sound = lax.pmin(sound.astype(jnp.int32), tuple(sorted(axes))) > 0
+    looked_at, keep = sound | (weights != 0), row_mask(how, lead)
+    return how._replace(where=looked_at if keep is None else keep & looked_at)
 
 
 def _check_hidden(suffix: str, rows: Array, how: Reduction) -> None:

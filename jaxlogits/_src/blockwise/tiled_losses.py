@@ -28,7 +28,15 @@ from jaxlogits._src.blockwise.linear_layer import (
 )
 from jaxlogits._src.blockwise.maps import rows_that_count
 from jaxlogits._src.blockwise.plan import flatten_rows, leading_shape
-from jaxlogits._src.blockwise.tiles import Classes, Rows, Sums, nll_of, rest_of, row_sums
+from jaxlogits._src.blockwise.tiles import (
+    Classes,
+    Rows,
+    Sums,
+    gap_from,
+    nll_of,
+    rest_of,
+    row_sums,
+)
 from jaxlogits._src.mesh.reductions import num_classes, of_all_devices, row_take
 
 Memory = Literal["rows", "tiles"]
@@ -198,7 +206,9 @@ def _loss(
     normaliser = log1p(rest_of(sums))  # logsumexp - largest
     if epsilon is not None and sums.total is not None and sums.gaps is not None:
         of_all = num_classes(shared.head.kernel.shape, axis_name) if count is None else count
-        even = (weigh(sums.total, normaliser) + sums.gaps) / jnp.maximum(of_all, 1.0)
+        even = (weigh(sums.total, normaliser) + gap_from(sums, sums.gaps)) / jnp.maximum(
+            of_all, 1.0
+        )
         loss = weigh(1.0 - epsilon, loss) + weigh(epsilon, even)
     if "z_loss" in shared.losses:
         lse = sums.largest + normaliser

@@ -177,7 +177,7 @@ class _Tiles(NamedTuple):
         if exists is not None:
             z = jnp.where(cut(exists)[None, :], z, -jnp.inf)
         z = jnp.where(counts[None, :], z, -jnp.inf)
-        z = jnp.where(z == jnp.inf, _greatest(z.dtype), z)
+        z = _below_infinity(z)
         is_label = (index + self.start)[None, :] == self.rows.labels[:, None]
         if weights is not None:
             weights = jnp.where(counts, cut(weights), 0.0)
@@ -240,12 +240,31 @@ def _greatest(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).max)
 
 
+@jax.custom_jvp
+def _below_infinity(z: Array) -> Array:
+    """The greatest finite number for infinity, which changes as infinity does."""
+    return jnp.where(z == jnp.inf, _greatest(z.dtype), z)
+
+
+derivatives(_below_infinity, lambda dz, _, __: dz)
+
+
 # What the sums say of a row.
+
+
+def gap_from(sums: Sums, gap: Array) -> Array:
+    """What logits are below the maximum: infinitely much, if anything, where that is infinite."""
+    return gap + jnp.where(_is_infinite(sums) & (gap > 0), jnp.inf, 0.0)
+
+
+def _is_infinite(sums: Sums) -> Array:
+    return sums.largest == _greatest(sums.largest.dtype)
 
 
 def nll_of(sums: Sums) -> Array:
     """-log p of the label, NaN in a row without a softmax."""
-    return _clear(sums, _nll(sums.others, sums.largest - sums.label))
+    gap = gap_from(sums, sums.largest - sums.label)
+    return _clear(sums, _nll(sums.others, gap))
 
 
 def rest_of(sums: Sums) -> Array:
@@ -258,7 +277,7 @@ def _clear(sums: Sums, value: Array) -> Array:
     greatest = _greatest(value.dtype)
     is_none = sums.largest <= -greatest / 2
     total = sums.others + exp(sums.label - sums.largest)
-    is_unclear = (sums.largest == greatest) & (total > 1.0)
+    is_unclear = _is_infinite(sums) & (total > 1.0)
     return jnp.where(is_none | is_unclear, jnp.nan, value)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxlogits._src.base import checks, odds
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.base.program import program
-from jaxlogits._src.calibration.bins import curve, equal_width, mean_distance
+from jaxlogits._src.calibration.bins import curve, equal_width, mean_distance, unit_of
 from jaxlogits._src.calibration.labelled import counting_rows
 from jaxlogits._src.mesh.explicit import with_whole_arrays
 
@@ -124,7 +124,8 @@ def binary_brier_score(
         0.0142
     """
     rows = _rows(logits, labels, where, weights)
-    return jnp.sum(rows.weights * jnp.square(rows.gap)) / jnp.sum(rows.weights)
+    weights = rows.weights / unit_of(rows.weights)
+    return jnp.sum(weights * jnp.square(rows.gap)) / jnp.sum(weights)
 
 
 class _Rows(NamedTuple):

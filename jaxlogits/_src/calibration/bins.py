@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxlogits._src.base.dtypes import Array
+from jaxlogits._src.regression.coordinates import power_of_two
 
 
 def bin_edges(num_bins: int, dtype: jnp.dtype) -> Array:
@@ -18,6 +20,11 @@ def equal_width(probs: Array, num_bins: int) -> Array:
     return jnp.sum(probs[:, None] > edges[None, :], axis=-1, dtype=jnp.int32)
 
 
+def unit_of(weights: Array) -> Array:
+    """About the largest of them, in which their sum is a number too."""
+    return lax.stop_gradient(power_of_two(jnp.max(weights, initial=0.0), room=2))
+
+
 def bin_sums(weights: Array, values: Array, bins: Array, num_bins: int) -> Array:
     """[num_bins] weighted sums of the rows' values; NaN in all if a row's weight is."""
     inside = bins[:, None] == jnp.arange(num_bins, dtype=bins.dtype)[None, :]
@@ -28,6 +35,7 @@ def bin_sums(weights: Array, values: Array, bins: Array, num_bins: int) -> Array
 
 def mean_distance(weights: Array, gaps: Array, bins: Array, num_bins: int) -> Array:
     """sum_b |the gaps' weighted sum in bin b| / the sum of weights: a calibration error."""
+    weights = weights / unit_of(weights)
     return jnp.sum(jnp.abs(bin_sums(weights, gaps, bins, num_bins))) / jnp.sum(weights)
 
 
@@ -35,7 +43,7 @@ def curve(
     weights: Array, probs: Array, outcomes: Array, num_bins: int
 ) -> tuple[Array, Array, Array, Array]:
     """In bins of equal width the means of probabilities and outcomes, the weight, and the edges."""
-    bins = equal_width(probs, num_bins)
+    bins, unit = equal_width(probs, num_bins), unit_of(weights)
     columns = (probs, outcomes, jnp.ones_like(outcomes))
-    prob, outcome, weight = (bin_sums(weights, column, bins, num_bins) for column in columns)
-    return prob / weight, outcome / weight, weight, bin_edges(num_bins, weight.dtype)
+    prob, outcome, weight = (bin_sums(weights / unit, column, bins, num_bins) for column in columns)
+    return prob / weight, outcome / weight, weight * unit, bin_edges(num_bins, weight.dtype)

@@ -17,7 +17,7 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
 from jaxlogits._src.base.program import program
-from jaxlogits._src.calibration.bins import bin_sums, curve, equal_width, mean_distance
+from jaxlogits._src.calibration.bins import bin_sums, curve, equal_width, mean_distance, unit_of
 from jaxlogits._src.calibration.labelled import Graded, graded_rows, labelled_rows
 from jaxlogits._src.mesh.explicit import with_whole_arrays
 from jaxlogits._src.rows.softmax import label_mask, softmax_complement_rows, softmax_rows
@@ -169,8 +169,9 @@ def maximum_calibration_error(
     """
     graded = graded_rows(logits, labels, axis, where, weights)
     bins = equal_width(graded.confidence, num_bins)
-    gaps = bin_sums(graded.weights, graded.gap, bins, num_bins)
-    weight = bin_sums(graded.weights, jnp.ones_like(graded.gap), bins, num_bins)
+    weights = graded.weights / unit_of(graded.weights)
+    gaps = bin_sums(weights, graded.gap, bins, num_bins)
+    weight = bin_sums(weights, jnp.ones_like(graded.gap), bins, num_bins)
     empty = weight == 0
     errors = jnp.where(empty, 0.0, jnp.abs(gaps) / jnp.where(empty, 1.0, weight))
     return jnp.where(jnp.all(empty), jnp.nan, jnp.max(errors))
@@ -241,6 +242,7 @@ def brier_score(
     z, indices, weight = labelled_rows(logits, labels, axis, where, weights)
     missed = softmax_complement_rows(z, None)
     distance = jnp.where(label_mask(z.shape, indices, None), missed, softmax_rows(z, None))
+    weight = weight / unit_of(weight)
     return jnp.sum(weight * jnp.sum(jnp.square(distance), axis=-1)) / jnp.sum(weight)
 
 
@@ -248,10 +250,11 @@ def _equal_weight(graded: Graded, num_bins: int) -> tuple[Graded, Array]:
     """The rows in order, and their bins: where the middle of a confidence's share of weight is."""
     order = jnp.argsort(-graded.missed)
     ranked = Graded(*(array[order] for array in graded))
-    level, through = ranked.missed, jnp.cumsum(ranked.weights)
+    level, weights = ranked.missed, ranked.weights / unit_of(ranked.weights)
+    through = jnp.cumsum(weights)
     starts = level != jnp.pad(level, (1, 0), constant_values=-1.0)[:-1]
     ends = level != jnp.pad(level, (0, 1), constant_values=-1.0)[1:]
-    below = lax.cummax(jnp.where(starts, through - ranked.weights, 0.0))
+    below = lax.cummax(jnp.where(starts, through - weights, 0.0))
     above = lax.cummin(jnp.where(ends, through, jnp.inf), reverse=True)
-    bins = jnp.floor(num_bins * (0.5 * (below + above)) / jnp.sum(ranked.weights))
+    bins = jnp.floor(num_bins * (0.5 * (below + above)) / jnp.sum(weights))
     return ranked, jnp.minimum(bins, num_bins - 1).astype(jnp.int32)

@@ -210,8 +210,12 @@ def fit_platt(
     s = jnp.where(keep, s, 0.0)
     y = jnp.where(keep & ~is_probability, jnp.nan, jnp.where(keep, y, 0.0))
     positive, negative = jnp.sum(weight * y), jnp.sum(weight * (1 - y))
-    targets = y * (positive + 1) / (positive + 2) + (1 - y) / (negative + 2)
+    # Each row with either label, as the targets themselves may round to 1.
+    ones = y * (positive + 1) / (positive + 2) + (1 - y) / (negative + 2)
+    zeros = y / (positive + 2) + (1 - y) * (negative + 1) / (negative + 2)
     features = jnp.stack([s, jnp.ones_like(s)], axis=-1).reshape(-1, 2)
-    fit = fit_logistic(features, targets.reshape(-1), weights=weight.reshape(-1))
+    labels = jnp.repeat(jnp.arange(2, dtype=s.dtype), s.size)
+    weights = jnp.concatenate([(weight * zeros).reshape(-1), (weight * ones).reshape(-1)])
+    fit = fit_logistic(jnp.tile(features, (2, 1)), labels, weights=weights)
     slope, intercept = fit.coefficients
     return PlattFit(slope, intercept, fit.converged)

@@ -39,7 +39,7 @@ def fittable_rows(
     rule = "logits must be above -inf for the label and below inf"
     checks.check_values(rule, worst, ~bad | (weight == 0))
     z = jnp.where(bad[:, None], 0.0, z)  # whatever the weights: fits that share rows share these
-    unit = lax.stop_gradient(power_of_two(jnp.max(weight, initial=0.0)))
+    unit = lax.stop_gradient(power_of_two(jnp.max(weight, initial=0.0), room=2))
     return z, indices, jnp.where(bad & (weight != 0), jnp.nan, weight / unit), unit
 
 

@@ -165,6 +165,8 @@ def _order(rows: Rows, alpha: ArrayLike) -> tuple[Array, int | None]:
     dtype = rows.z.dtype
     known = {1: None, 1.5: 2, 2: 1}
     option = checks.as_row_option("alpha", alpha, dtype, rows.z.shape[:-1])
+    if rows.empty is not None and option.ndim > 0:
+        option = jnp.where(rows.empty, 2.0, option)  # whatever stands beside a masked row
     return option - 1.0, known.get(alpha, 0) if isinstance(alpha, int | float) else 0
 
 

@@ -35,6 +35,7 @@ class Coordinates(NamedTuple):
 
 # As many rows say where a feature is and how large.
 _SAMPLE = 2048
+_GROUPS = 32
 
 
 @custom_vmap
@@ -60,12 +61,12 @@ def _shared(
     return each, are_batched
 
 
-def power_of_two(x: Array) -> Array:
+def power_of_two(x: Array, room: int = 28) -> Array:
     """One near to each positive number, by which dividing is exact; 1 for 0 and what isn't finite.
 
-    It is at most 2^100 or so away from 1, so that its inverse is a number too.
+    Its inverse is a number too: the ends of the exponent's range are left out, by ``room``.
     """
-    limit = 2.0**100
+    limit = 2.0 ** (jnp.finfo(x.dtype).maxexp - room)
     usual = jnp.where((x > 0) & (x < jnp.inf), x, 1)
     exponent_bits = jnp.finfo(x.dtype).nexp
     return lax.reduce_precision(jnp.clip(usual, 1 / limit, limit), exponent_bits, 0)
@@ -73,6 +74,8 @@ def power_of_two(x: Array) -> Array:
 
 def _coordinates(features: Array, counts: Array) -> Coordinates:
     x, rows = _sample(features, counts)
+    rows &= ~_is_far_out(x, rows)
+    x = jnp.where(rows[:, None], x, 0)
     count = jnp.maximum(jnp.sum(rows, dtype=x.dtype), 1)
     unit = power_of_two(jnp.max(jnp.abs(x), axis=0, initial=0))
     z = x / unit[None, :]
@@ -92,11 +95,33 @@ def _sample(features: Array, counts: Array) -> tuple[Array, Array]:
     num_rows = len(features)
     if num_rows > _SAMPLE:
         # Multiples of the golden ratio's fraction meet no pattern in the order of the rows.
-        shares = np.arange(_SAMPLE) * ((5**0.5 - 1) / 2) % 1
-        chosen = np.sort(np.floor(shares * num_rows).astype(np.int32))
+        shares = np.sort(np.arange(_SAMPLE) * ((5**0.5 - 1) / 2) % 1).astype(np.float32)
+        through = jnp.cumsum(counts, dtype=jnp.int32)
+        wanted = jnp.floor(shares * through[-1].astype(jnp.float32)).astype(jnp.int32) + 1
+        chosen = jnp.minimum(jnp.searchsorted(through, wanted), num_rows - 1)
         features, counts = features[chosen], counts[chosen]
     rows = counts & jnp.all(jnp.isfinite(features), axis=1)
     return jnp.where(rows[:, None], features, 0), rows
+
+
+def _is_far_out(x: Array, rows: Array) -> Array:
+    """Rows beside which all others would be nearly the same number, if these set the scale.
+
+    By medians over the means of a few groups, which need no sort of all rows.
+    """
+
+    def by_group(x: Array) -> Array:
+        missing = -len(x) % _GROUPS
+        shape = (len(x) + missing) // _GROUPS, _GROUPS, x.shape[1]
+        return jnp.sum(jnp.pad(x, ((0, missing), (0, 0))).reshape(shape), axis=0)
+
+    def median(x: Array) -> Array:
+        count = by_group(rows[:, None].astype(x.dtype))
+        return jnp.nanmedian(by_group(jnp.where(rows[:, None], x, 0)) / count, axis=0)
+
+    distance = jnp.abs(x - median(x)[None, :])
+    usual = median(distance)[None, :]
+    return jnp.any((distance > 64 * usual) & (usual > 0), axis=1)
 
 
 def _level(z: Array, rows: Array, count: Array) -> Array:

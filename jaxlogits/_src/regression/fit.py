@@ -43,7 +43,8 @@ class LogisticFit(NamedTuple):
         coefficients: [P], or [P, K - 1] for the log-odds of classes 1 to K - 1 against class 0.
         covariance: [P, P] or [P, K - 1, P, K - 1], the inverse Hessian; NaN for separated data.
         log_likelihood: of the labels, without the penalty ``l2``.
-        null_log_likelihood: that of an intercept alone, with the same offset, weights and trials.
+        null_log_likelihood: that of an intercept alone, with the same offset, weights and trials;
+            with ``firth`` of what comes nearest to one, if the features have no intercept.
         deviance: twice the difference to the log likelihood of probabilities equal to the labels,
             at least 0. Its derivative in a label of 0 or 1 is infinite (1e28 or more).
         num_rows: how many rows count, having a weight above 0.
@@ -137,7 +138,7 @@ def fit_logistic(
     return fit._replace(
         log_likelihood=log_likelihood(counts, loss, excess) + at_fit,
         null_log_likelihood=log_likelihood(counts, of_null, excess_of_null) + at_null,
-        total_weight=jnp.sum(counts.weights),
+        total_weight=jnp.sum(jnp.where(counts.trials > 0, counts.weights, 0)),
     )
 
 
@@ -226,7 +227,7 @@ def _fit(
     rows, penalty = design.rows, as_l2(l2, design.rows.features)
     num_features, num_outputs = rows.features.shape[1], len(metric)
     # Weights of 1e-9 are unit weights and a factor that belongs to the sums and the covariance.
-    unit = lax.stop_gradient(power_of_two(jnp.max(rows.weights, initial=0)))
+    unit = lax.stop_gradient(power_of_two(jnp.max(rows.weights, initial=0), room=2))
     design = design._replace(rows=rows._replace(weights=rows.weights / unit))
     design = prepared(design, num_outputs)
     problem = Problem(
@@ -236,7 +237,7 @@ def _fit(
         design.coordinates.matrix(),
         1 / unit if firth else None,
     )
-    length = step_lengths(tolerance, design.rows.weights, linear=firth)
+    length = step_lengths(tolerance, design.rows, linear=firth)
     minimum = find_minimum(row_terms, problem, max_steps, length)
     total = jnp.sum(minimum.point)
     rule = "features must be finite, and no column a combination of others"
@@ -248,7 +249,8 @@ def _fit(
     moved = num_moved(design, minimum.last.reshape(num_outputs, num_features)) > 0
     free = minimum.converged & (minimum.last @ product(hessian, minimum.last) <= length.coarse**2)
     # Or until it is for the search, by a hair that rounding may put on either side.
-    stuck = ~minimum.converged & (minimum.steps < max_steps)
+    most = checks.within_int32(checks.as_integer("max_steps", max_steps))
+    stuck = ~minimum.converged & (minimum.steps < most)
     separated = moved & (singular | free | stuck) & (not firth)
     constant, has_intercept = constant_of(design)
     null, priors = null_model(row_terms, problem, minimum.point, constant, unit)

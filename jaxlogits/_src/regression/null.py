@@ -43,7 +43,7 @@ def likeliest_intercept(
     else:
         no_l2, square = jnp.eye(num_outputs, dtype=one.dtype), jnp.eye(1, dtype=one.dtype)
         problem = Problem(design, None, no_l2, square)
-        minimum = find_minimum(row_terms, problem, jnp.int32(100), step_lengths(None, rows.weights))
+        minimum = find_minimum(row_terms, problem, jnp.int32(100), step_lengths(None, rows))
         kernel = minimum.point[:, None]
     return design, kernel
 
@@ -107,7 +107,7 @@ def firth_null(row_terms: RowTerms, problem: Problem, constant: Array) -> Array:
     def kernel(constant: Array, intercepts: Array) -> Array:
         return (intercepts[:, None] * constant[None, :]).reshape(-1)
 
-    length = step_lengths(None, problem.design.rows.weights, linear=True)
+    length = step_lengths(None, problem.design.rows, linear=True)
     found = minimize(
         functools.partial(along, evaluate),
         jnp.zeros([num_outputs], constant.dtype),

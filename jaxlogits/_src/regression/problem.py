@@ -17,7 +17,7 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.base.elementary import log
-from jaxlogits._src.regression.design import Design
+from jaxlogits._src.regression.design import Design, Rows
 from jaxlogits._src.regression.likelihood import RowTerms, Terms, first_parabola, total_loss
 from jaxlogits._src.regression.newton import Minimum, minimize, product, solve
 
@@ -42,19 +42,32 @@ class Lengths(NamedTuple):
     coarse: Array  # above the rounding of a gradient that adds up so many rows
 
 
-def step_lengths(tolerance: ArrayLike | None, weights: Array, *, linear: bool = False) -> Lengths:
+def step_lengths(tolerance: ArrayLike | None, rows: Rows, *, linear: bool = False) -> Lengths:
     """The lengths of steps for a tolerance, None for the square root of the spacing at 1.
 
     If each step leaves a share of the error, and not its square, it is that to the power of 3/4.
+    A label that is rarely seen, as 50 times in ten million trials, asks for shorter steps: the
+    likelihood changes by little where its log-odds are far from right.
     """
-    eps, dtype = jnp.finfo(weights.dtype).eps, weights.dtype
-    noise = eps * jnp.sqrt(jnp.sum(weights))
+    eps, dtype = jnp.finfo(rows.weights.dtype).eps, rows.weights.dtype
+    noise, rarest = eps * jnp.sqrt(jnp.sum(rows.weights)), jnp.sqrt(_least_weight(rows))
     goal = jnp.sqrt(eps)
     if tolerance is not None:
         goal = checks.as_option("tolerance", tolerance, dtype)
     elif linear:
         goal = jnp.maximum(eps**0.75, 4 * noise)
-    return Lengths(goal, jnp.sqrt(jnp.maximum(goal**1.5, 16 * noise)))
+    if tolerance is None:
+        goal = jnp.minimum(goal, jnp.maximum(goal * rarest, 16 * noise))
+    return Lengths(goal, jnp.sqrt(jnp.maximum(goal**1.5, 16 * noise * rarest)))
+
+
+def _least_weight(rows: Rows) -> Array:
+    """The least weight above 0 of a label in a row, at most 1."""
+    weights, labels = rows.weights[:, None], rows.labels
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        shares = labels if labels.ndim == 2 else jnp.stack([labels, 1 - labels], axis=1)
+        weights = weights * shares
+    return jnp.min(jnp.where(weights > 0, weights, 1), initial=1)
 
 
 def find_minimum(
@@ -69,7 +82,7 @@ def find_minimum(
         functools.partial(evaluate, row_terms),
         lax.stop_gradient(-solve(hessian.reshape(size, size), gradient.reshape(size))),
         problem,
-        max_steps=checks.as_option("max_steps", steps, jnp.dtype(jnp.int32)) - 1,
+        max_steps=checks.within_int32(checks.as_option("max_steps", steps, steps.dtype)) - 1,
         tolerance=length.goal,
         coarse=length.coarse,
         exact=None if problem.firth is None else functools.partial(evaluate_all, row_terms),

@@ -167,7 +167,7 @@ def _rows(
             residuals * counts.trials[None],
             curvature * counts.trials[None, None],
         )
-        w = jnp.where(jnp.isnan(w), w, counts.weights)
+        w = jnp.where(jnp.isnan(w) | (counts.trials == 0), w, counts.weights)
     return x, residuals.T, curvature, w
 
 

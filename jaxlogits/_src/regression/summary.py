@@ -13,6 +13,7 @@ from jaxlogits._src.base.checks import Range, describe
 from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.elementary import exp, log
 from jaxlogits._src.base.program import Option, program
+from jaxlogits._src.regression.counts import with_derivative_of
 from jaxlogits._src.regression.fit import LogisticFit
 from jaxlogits._src.regression.tails import log_chi_squared, log_two_sided
 
@@ -151,7 +152,9 @@ def _ratio_test(
 ) -> LikelihoodRatioTest:
     more = 2 * (log_likelihood - restricted)
     rounding = 2.0**8 * float(jnp.finfo(more.dtype).eps) * jnp.maximum(jnp.abs(restricted), 1)
-    statistic = jnp.where(valid & (more >= -rounding), jnp.maximum(more, 0), jnp.nan)
+    # Where rounding has made it 0, it changes as what it means.
+    statistic = with_derivative_of(jnp.maximum(more, 0), more)
+    statistic = jnp.where(valid & (more >= -rounding), statistic, jnp.nan)
     log_p = log_chi_squared(statistic, degrees)
     return LikelihoodRatioTest(statistic, jnp.int32(degrees), exp(log_p), log_p)
 
@@ -175,7 +178,14 @@ def covariance_matrix(fit: LogisticFit) -> Array:
 
 
 def require_fit(fit: object) -> None:
-    """Refuse a bare array."""
+    """Refuse a bare array, and several fits at a time."""
     if not isinstance(fit, LogisticFit):
         got = describe(fit) if isinstance(fit, jax.Array) else type(fit).__name__
         raise TypeError(f"fit must be a LogisticFit, got {got}")
+    shape = fit.coefficients.shape
+    if jnp.ndim(fit.log_likelihood) > 0 or fit.covariance.shape != 2 * shape:
+        covariance, hint = describe(fit.covariance), "for several fits, use jax.vmap"
+        raise ValueError(
+            f"fit must be a single one, got coefficients {describe(fit.coefficients)} and "
+            f"covariance {covariance}: {hint}"
+        )

@@ -42,4 +42,5 @@ def log_chi_squared(x: Array, degrees: int) -> Array:
     terms = k * log(h) - h - gammaln(k + 1)
     if odd:
         terms = jnp.append(terms, log_two_sided(jnp.sqrt(2 * h)))
-    return jnp.where(positive, jnp.minimum(logsumexp(terms), 0), jnp.where(jnp.isnan(x), x, 0))
+    at_none = jnp.where(jnp.isnan(x), x, -x / 2 if degrees == 2 else 0)  # with its slope
+    return jnp.where(positive, jnp.minimum(logsumexp(terms), 0), at_none)

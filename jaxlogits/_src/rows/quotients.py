@@ -56,8 +56,8 @@ def _by_scale(dscale: Array, value: Array, *args: Array) -> Array:
     scale = args[-1]
     greatest = float(jnp.finfo(value.dtype).max) / 4.0
     # The probability of a class far below is 0, which may be what multiplies the slope.
-    slope = jnp.where(jnp.isinf(value), 0.0, jnp.clip(_over(value, scale), -greatest, greatest))
-    return -slope * dscale
+    finite = jnp.where(jnp.isinf(value), 0.0, value)
+    return -jnp.clip(_over(finite, scale), -greatest, greatest) * dscale
 
 
 derivatives(_sloped, None, lambda dz, *args: _over(dz, args[-1]), _by_scale)
