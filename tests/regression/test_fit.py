@@ -683,14 +683,14 @@ def test_a_row_far_out_changes_nothing_beside_it(far: float) -> None:
 
 
 def test_few_of_many_rows_are_as_good_as_those_alone() -> None:
-    """60 of 20,000 rows, by weights, in float32 with years beside an intercept."""
+    """60 of 100,000 rows, by weights, in float32 with years beside an intercept."""
     rng = np.random.default_rng(1)
-    year = rng.integers(1990, 2005, 20_000)
-    y = (rng.uniform(size=20_000) < 1 / (1 + np.exp(-0.3 * (year - 1997)))).astype(np.int32)
-    x = np.stack([np.ones(20_000), year], axis=1).astype(np.float32)
+    year = rng.integers(1990, 2005, 100_000)
+    y = (rng.uniform(size=100_000) < 1 / (1 + np.exp(-0.3 * (year - 1997)))).astype(np.int32)
+    x = np.stack([np.ones(100_000), year], axis=1).astype(np.float32)
     for _ in range(5):
-        chosen = rng.choice(20_000, 60, replace=False)
-        weights = np.zeros(20_000, np.float32)
+        chosen = rng.choice(100_000, 60, replace=False)
+        weights = np.zeros(100_000, np.float32)
         weights[chosen] = 1
         of_all, of_few = fit_logistic(x, y, weights=weights), fit_logistic(x[chosen], y[chosen])
         errors = [np.sqrt(np.diagonal(fit.covariance)) for fit in (of_all, of_few)]
