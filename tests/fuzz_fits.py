@@ -57,11 +57,12 @@ class Problem(NamedTuple):
 
 
 def problem_of(name: str, rng: Random, fixed: Random, dtype: str) -> Problem:
-    """A column of ones, and others in all units, some far from 0."""
-    size = int(fixed.integers(1, 4))
+    """A column of ones, and others in all units, some far from 0, or with a row that is."""
+    size, kind = int(fixed.integers(1, 4)), fixed.integers(3)
     far = rng.choice([0.0, 0.0, 0.0, 2000.0], size=size - 1)
     unit = rng.choice([1.0, 1.0, 1e-3, 100.0], size=size - 1) if not far.any() else 5.0
     columns = rng.normal(size=(N, size - 1))
+    columns[0] *= 1.0 if kind == 2 else rng.choice([1.0, 1.0, 1e3])  # rare and far out is too much
     columns = np.where(rng.random(size - 1) < 0.2, columns > 0, columns) * unit + far
     features = np.concatenate([np.ones([N, 1]), columns], axis=1).astype(dtype)
     slopes = rng.choice([0.3, 1.0, 6.0]) * rng.normal(size=size)
@@ -73,13 +74,12 @@ def problem_of(name: str, rng: Random, fixed: Random, dtype: str) -> Problem:
         args["labels"] = np.argmax(noise, axis=1).astype(np.int32)
     else:
         static = {}
-        p, kind = references.sigmoid(z), fixed.integers(3)
+        p = references.sigmoid(z)
         args["labels"] = (rng.random(N) < p).astype(dtype)
         if kind == 1:
             args["labels"] = (rng.integers(0, 9, size=N) / 8).astype(dtype)
         elif kind == 2:
-            args["trials"] = rng.choice([1.0, 10.0, 1000.0], size=N).astype(dtype)
-            args["labels"] = rng.binomial(args["trials"].astype(int), p).astype(dtype)
+            args |= counts(p, rng, dtype)
     if fixed.random() < 0.5:
         repeats = rng.choice([0.0, 1.0, 1.0, 2.5], size=N) * rng.choice([1e-9, 1.0, 1e6])
         args["weights"] = repeats.astype(dtype)
@@ -87,6 +87,16 @@ def problem_of(name: str, rng: Random, fixed: Random, dtype: str) -> Problem:
         known = rng.normal(size=(N, 2) if static else N)
         args["offset"] = (known + rng.choice([0.0, 0.0, 30.0, -30.0])).astype(dtype)
     return Problem(args, static)
+
+
+def counts(p: Array, rng: Random, dtype: str) -> dict[str, Any]:
+    """Successes and trials, a few or of what is rare."""
+    rare = rng.choice([1.0, 1.0, 1e-5])
+    trials = rng.choice([1, 10, 1000] if rare == 1.0 else [10**6, 10**7], size=N)
+    return {
+        "trials": trials.astype(dtype),
+        "labels": rng.binomial(trials, rare * p).astype(dtype),
+    }
 
 
 def exact(problem: Problem) -> tuple[Array, Array, float] | None:

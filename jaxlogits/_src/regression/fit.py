@@ -21,7 +21,7 @@ from jaxlogits._src.regression.likelihood import (
     RowTerms,
     binary_terms,
     class_terms,
-    num_moved,
+    far_moves,
     prepared,
 )
 from jaxlogits._src.regression.newton import product
@@ -246,15 +246,15 @@ def _fit(
     covariance, singular = inverse_hessian(problem, hessian)
     # Far out along a separating direction both gradient and Hessian fall like exp(-log-odds), and
     # the step between them stays a change of 1 in the log-odds, until the Hessian is singular.
-    moved = num_moved(design, minimum.last.reshape(num_outputs, num_features)) > 0
+    kernel, last = (x.reshape(num_outputs, num_features) for x in (minimum.point, minimum.last))
+    moved, mostly = far_moves(row_terms, *lax.stop_gradient((design, kernel, last)))
     free = minimum.converged & (minimum.last @ product(hessian, minimum.last) <= length.coarse**2)
     # Or until it is for the search, by a hair that rounding may put on either side.
     most = checks.within_int32(checks.as_integer("max_steps", max_steps))
     stuck = ~minimum.converged & (minimum.steps < most)
-    separated = moved & (singular | free | stuck) & (not firth)
+    separated = moved & (singular | (free & mostly) | stuck) & (not firth)
     constant, has_intercept = constant_of(design)
     null, priors = null_model(row_terms, problem, minimum.point, constant, unit)
-    kernel = minimum.point.reshape(num_outputs, num_features)
     fit = LogisticFit(
         coefficients=product(problem.matrix, kernel.T),
         covariance=jnp.where(separated, jnp.nan, covariance / unit),

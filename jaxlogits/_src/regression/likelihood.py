@@ -110,14 +110,32 @@ def prepared(design: Design, num_outputs: int) -> Design:
     return design._replace(rows=design.rows._replace(centred=features))
 
 
-def num_moved(design: Design, step: Array) -> Array:
-    """How many log-odds, of rows that count, change by more than 1/2 in a step of the kernel."""
+def far_moves(
+    row_terms: RowTerms, design: Design, kernel: Array, step: Array
+) -> tuple[Array, Array]:
+    """Whether a step changes log-odds by more than 1/2, and whether that is most of what it does.
 
-    def moved(rows: Rows, features: Array) -> Array:
-        moves = jnp.abs(product(step, features.T)) > 0.5
-        return jnp.sum(moves & (rows.weights > 0)[None, :], dtype=jnp.int32)
+    A step does so along a direction that separates the data, however little it gains. A row far
+    out also moves far, by steps that the others determine: it has little of their curvature then.
+    """
 
-    return sum_rows(moved, design, len(step))
+    def curvatures(rows: Rows, features: Array) -> Array:
+        # One product, for which the features are read as they are made.
+        log_odds, moves = jnp.split(product(jnp.concatenate([kernel, step]), features.T), 2)
+        log_odds = log_odds if rows.offset is None else log_odds + rows.offset.T
+
+        def slopes(log_odds: Array) -> Array:
+            return row_terms(log_odds, rows.labels)[1]
+
+        _, bend = jax.jvp(slopes, (log_odds,), (moves,))
+        own = rows.weights * jnp.sum(moves * bend, axis=0)
+        moved = jnp.any(jnp.abs(moves) > 0.5, axis=0) & (rows.weights > 0)
+        return jnp.stack(
+            [jnp.sum(jnp.where(moved, own, 0)), jnp.sum(own), jnp.sum(moved, dtype=own.dtype)]
+        )
+
+    of_moved, of_all, count = sum_rows(curvatures, design, len(step))
+    return count > 0, of_moved >= of_all / 2
 
 
 def sum_rows(fn: Callable[[Rows, Array], T], design: Design, num_outputs: int) -> T:

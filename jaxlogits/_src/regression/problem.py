@@ -50,24 +50,27 @@ def step_lengths(tolerance: ArrayLike | None, rows: Rows, *, linear: bool = Fals
     likelihood changes by little where its log-odds are far from right.
     """
     eps, dtype = jnp.finfo(rows.weights.dtype).eps, rows.weights.dtype
-    noise, rarest = eps * jnp.sqrt(jnp.sum(rows.weights)), jnp.sqrt(_least_weight(rows))
+    least, of_rarer = _rare_weights(rows)
+    noise, rarest = eps * jnp.sqrt(jnp.sum(rows.weights)), jnp.sqrt(least)
     goal = jnp.sqrt(eps)
     if tolerance is not None:
         goal = checks.as_option("tolerance", tolerance, dtype)
     elif linear:
         goal = jnp.maximum(eps**0.75, 4 * noise)
-    if tolerance is None:
-        goal = jnp.minimum(goal, jnp.maximum(goal * rarest, 16 * noise))
+    else:
+        goal = jnp.minimum(goal, jnp.maximum(goal * rarest, 32 * eps * jnp.sqrt(of_rarer)))
     return Lengths(goal, jnp.sqrt(jnp.maximum(goal**1.5, 16 * noise * rarest)))
 
 
-def _least_weight(rows: Rows) -> Array:
-    """The least weight above 0 of a label in a row, at most 1."""
-    weights, labels = rows.weights[:, None], rows.labels
+def _rare_weights(rows: Rows) -> tuple[Array, Array]:
+    """The least weight above 0 of a label in a row, at most 1, and of all with the rarer label."""
+    weights, labels = [rows.weights], rows.labels
     if jnp.issubdtype(labels.dtype, jnp.floating):
-        shares = labels if labels.ndim == 2 else jnp.stack([labels, 1 - labels], axis=1)
-        weights = weights * shares
-    return jnp.min(jnp.where(weights > 0, weights, 1), initial=1)
+        shares = labels.T if labels.ndim == 2 else (labels, 1 - labels)
+        weights = [rows.weights * share for share in shares]
+    least = [jnp.min(jnp.where(w > 0, w, 1), initial=1) for w in weights]
+    of_each = [jnp.sum(w) for w in weights]
+    return jnp.min(jnp.stack(least)), jnp.min(jnp.stack(of_each))
 
 
 def find_minimum(
