@@ -145,6 +145,7 @@ def test_vmap_is_a_loop(name: str) -> None:
 
 
 @pytest.mark.newest
+@pytest.mark.compiled  # one large program for each fit, which runs often
 @pytest.mark.usefixtures("x64")
 @each_fit
 def test_derivatives(name: str) -> None:
