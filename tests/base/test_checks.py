@@ -321,21 +321,22 @@ def test_an_option_of_each_row_of_a_matrix_of_rows(fn: Callable[..., Any], value
 
 # Options of each row.
 
-BAD_AND_GOOD: dict[str, Callable[[Any], Any]] = {
-    "sample": lambda t: jl.sample(jax.random.key(0), Z, temperature=[-1.0, *t[1:]]),
-    "keep_top_p": lambda t: jl.keep_top_p(Z, [1.5, *t[1:]]),
-    "soft_cap": lambda t: jl.soft_cap(Z, [-1.5, *t[1:]]),
-    "penalize_repetition": lambda t: jl.penalize_repetition(Z, Z == 0, [-1.5, *t[1:]]),
-    "apply_temperature": lambda t: jl.apply_temperature(Z, [-1.5, *t[1:]]),
-    "keep_top_n_sigma": lambda t: jl.keep_top_n_sigma(Z, [-1.5, *t[1:]]),
-    "gumbel_softmax": lambda t: jl.gumbel_softmax(jax.random.key(0), Z, temperature=[-1.0, *t[1:]]),
+OF_EACH_ROW: dict[str, tuple[Callable[[Any], Any], float]] = {
+    "sample": (lambda t: jl.sample(jax.random.key(0), Z, temperature=t), -1.0),
+    "keep_top_p": (lambda p: jl.keep_top_p(Z, p), 1.5),
+    "soft_cap": (lambda cap: jl.soft_cap(Z, cap), -1.5),
+    "penalize_repetition": (lambda x: jl.penalize_repetition(Z, Z == 0, x), -1.5),
+    "apply_temperature": (lambda t: jl.apply_temperature(Z, t), -1.5),
+    "keep_top_n_sigma": (lambda n: jl.keep_top_n_sigma(Z, n), -1.5),
+    "gumbel_softmax": (lambda t: jl.gumbel_softmax(jax.random.key(0), Z, temperature=t), -1.0),
 }
 
 
-@pytest.mark.parametrize("name", BAD_AND_GOOD)
+@pytest.mark.parametrize("name", OF_EACH_ROW)
 def test_a_list_of_options_is_looked_at(name: str) -> None:
     """As an array would be: its bad entries spoil their rows."""
-    result = np.asarray(BAD_AND_GOOD[name]([0.5] * 4))
+    call, bad = OF_EACH_ROW[name]
+    result = np.asarray(call([bad, 0.5, 0.5, 0.5]))
     if name == "sample":
         assert result[0] == -1
         assert (result[1:] >= 0).all()
@@ -354,12 +355,28 @@ def test_counts_beyond_int32_are_large() -> None:
     assert jax.jit(lambda most: jl.fit_logistic(rows, y, max_steps=most).converged)(most)
 
 
+L = jnp.arange(12.0).reshape(4, 3) / 5
+
+
+def of_classes(keep: Any) -> Any:
+    return jnp.broadcast_to(keep[:, None], Z.shape)
+
+
 OF_MASKED: dict[str, Callable[[Any, Any], Any]] = {
     "label_smoothing": lambda x, keep: cross_entropy(Z, Y, where=keep, label_smoothing=x),
     "alpha": lambda x, keep: jl.entmax_loss_with_integer_labels(Z, Y, where=keep, alpha=1.0 + x),
     "alpha of targets": lambda x, keep: jl.entmax_loss(Z, T / 3, where=keep, alpha=1.0 + x),
-    "alpha of a map": lambda x, keep: jl.entmax(
-        Z, where=jnp.broadcast_to(keep[:, None], Z.shape), alpha=1.0 + x
+    "alpha of a map": lambda x, keep: jl.entmax(Z, where=of_classes(keep), alpha=1.0 + x),
+    "apply_temperature": lambda x, keep: jl.softmax(
+        jl.apply_temperature(L, x, where=of_classes(keep)), where=of_classes(keep)
+    ),
+    "gumbel_softmax": lambda x, keep: jl.gumbel_softmax(
+        jax.random.key(0), L, temperature=x, where=of_classes(keep)
+    )[:, 0],
+    "sample_with_log_prob": lambda x, keep: jnp.where(
+        keep,
+        jl.sample_with_log_prob(jax.random.key(0), L, temperature=x, where=of_classes(keep))[1],
+        0.0,
     ),
     "temperature": lambda x, keep: jl.linear_softmax_cross_entropy(
         Z, jnp.ones([3, 5]), Y, where=keep, temperature=x, reduction="sum"
@@ -378,3 +395,24 @@ def test_a_bad_option_of_a_masked_row_leaves_no_trace(name: str) -> None:
     wanted = jax.value_and_grad(total)(options.at[1].set(0.25))
     np.testing.assert_array_equal(value, wanted[0])
     np.testing.assert_array_equal(gradient, wanted[1])
+    assert gradient[1] == 0
+
+
+KEPT: dict[str, Callable[..., Any]] = {
+    "keep_top_k": lambda z, x, where: jl.keep_top_k(z, (4.0 * x).astype(int), where=where),
+    "keep_top_p": lambda z, x, where: jl.keep_top_p(z, x, where=where),
+    "keep_top_n_sigma": lambda z, x, where: jl.keep_top_n_sigma(z, x, where=where),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_bad_option_of_a_masked_row_leaves_no_trace_in_the_logits(name: str) -> None:
+    where = of_classes(jnp.array([True, False, True, True]))
+
+    def total(z: Any) -> Any:
+        kept = KEPT[name](z, jnp.array([0.25, -2.0, 0.5, 0.75]), where)
+        return jnp.sum(jnp.where(kept > -jnp.inf, kept, 0.0))
+
+    gradient = jax.grad(total)(L)
+    assert np.isfinite(gradient).all()
+    assert not gradient[1].any()

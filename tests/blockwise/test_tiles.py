@@ -301,7 +301,7 @@ def test_tiles_where_few_rows_of_logits_are_too_many(
 
 def everything(bias: Array, labels: Array, **options: Any) -> Any:
     """Losses, gradients and tangents."""
-    hidden, kernel = (jnp.asarray(ARRAYS[name], jnp.float32) for name in ("hidden", "kernel"))
+    hidden, kernel = narrow((ARRAYS["hidden"], ARRAYS["kernel"]))
 
     def loss(hidden: Array, kernel: Array, bias: Array) -> Array:
         return jl.linear_softmax_cross_entropy(
@@ -331,7 +331,7 @@ def test_an_infinite_logit_is_that_of_rows(name: str) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_rows_of_weight_0_may_hold_anything(memory: Any, reduction: Any) -> None:
     """What isn't finite, a temperature below 0, and a label that is no class."""
-    hidden, kernel = (jnp.asarray(ARRAYS[name], jnp.float32) for name in ("hidden", "kernel"))
+    hidden, kernel = narrow((ARRAYS["hidden"], ARRAYS["kernel"]))
     temperature, labels = jnp.ones(ROWS), jnp.asarray(LABELS)
     weights = jnp.array([0.0, 1.0, 0.0, 2.0, 0.0, 1.0])
 
@@ -355,7 +355,7 @@ def test_rows_of_weight_0_may_hold_anything(memory: Any, reduction: Any) -> None
 @pytest.mark.parametrize("memory", ["rows", "tiles"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_weight_of_0_has_the_row_as_its_derivative(memory: Any, order: int) -> None:
-    hidden, kernel = (jnp.asarray(ARRAYS[name], jnp.float32) for name in ("hidden", "kernel"))
+    hidden, kernel = narrow((ARRAYS["hidden"], ARRAYS["kernel"]))
 
     def loss(hidden: Array, weights: Array) -> Array:
         each = jl.linear_softmax_cross_entropy(

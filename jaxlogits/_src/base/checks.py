@@ -176,15 +176,21 @@ def as_row_option(name: str, value: ArrayLike, dtype: jnp.dtype, shape: tuple[in
     return array.astype(dtype) if array.ndim == 0 else _of_rows(name, array.astype(dtype), shape)
 
 
-def within_int32(count: Array) -> Array:
-    """A count in int32, where a larger one is as good as the largest."""
-    return jnp.minimum(count, min(2**31 - 1, jnp.iinfo(count.dtype).max)).astype(jnp.int32)
-
-
 def as_row_count(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
     """An integer option, one number or one for each row as ``[..., 1]``; rows have ``shape``."""
-    array = as_integer(name, value)
+    array = _within_int32(as_integer(name, value))
     return array if array.ndim == 0 else _of_rows(name, array, shape)
+
+
+def as_count_option(name: str, value: ArrayLike) -> Array:
+    """An integer option as a scalar."""
+    array = as_integer(name, value)
+    return _within_int32(as_option(name, array, array.dtype))
+
+
+def _within_int32(count: Array) -> Array:
+    """A count in int32, where a larger one is as good as the largest."""
+    return jnp.minimum(count, min(2**31 - 1, jnp.iinfo(count.dtype).max)).astype(jnp.int32)
 
 
 def _of_rows(name: str, array: Array, shape: tuple[int, ...]) -> Array:

@@ -6,10 +6,9 @@ v5e, and 2 with what is asked for here. On a CPU the compiled program is the sam
 
 from __future__ import annotations
 
-import jax
 from jax import lax
 
-Array = jax.Array
+from jaxlogits._src.base.dtypes import Array
 
 _BEST = lax.AccuracyMode.HIGHEST
 

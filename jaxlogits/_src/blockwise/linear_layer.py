@@ -138,16 +138,16 @@ def without_padding(
     """
     if how.weights is None:
         return how
-    weights = _of_rows("weights", checks.as_real("weights", how.weights), lead)
-    sound = jnp.ones(lead, bool) if valid is None else valid
+    keep = row_mask(how, lead)
+    sound = jnp.ones(lead, bool) if keep is None else keep
+    sound = sound if valid is None else sound & valid
     for array in map(jnp.asarray, jax.tree.leaves(rows)):
         if jnp.issubdtype(array.dtype, jnp.floating):
             sound &= jnp.all(jnp.isfinite(array), axis=tuple(range(len(lead), array.ndim)))
     axes = varying_axes(sound) & frozenset(axis_names(how.axis_name))
     if axes:
         sound = lax.pmin(sound.astype(jnp.int32), tuple(sorted(axes))) > 0
-    looked_at, keep = sound | (weights != 0), row_mask(how, lead)
-    return how._replace(where=looked_at if keep is None else keep & looked_at)
+    return how._replace(where=_counting(lead, how) | sound)
 
 
 def _check_hidden(suffix: str, rows: Array, how: Reduction) -> None:

@@ -206,9 +206,8 @@ def _loss(
     normaliser = log1p(rest_of(sums))  # logsumexp - largest
     if epsilon is not None and sums.total is not None and sums.gaps is not None:
         of_all = num_classes(shared.head.kernel.shape, axis_name) if count is None else count
-        even = (weigh(sums.total, normaliser) + gap_from(sums, sums.gaps)) / jnp.maximum(
-            of_all, 1.0
-        )
+        total = weigh(sums.total, normaliser) + gap_from(sums, sums.gaps)
+        even = total / jnp.maximum(of_all, 1.0)
         loss = weigh(1.0 - epsilon, loss) + weigh(epsilon, even)
     if "z_loss" in shared.losses:
         lse = sums.largest + normaliser

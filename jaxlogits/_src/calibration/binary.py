@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jaxlogits._src.base import checks, odds
 from jaxlogits._src.base.dtypes import Array, ArrayLike, widen
 from jaxlogits._src.base.program import program
-from jaxlogits._src.calibration.bins import curve, equal_width, mean_distance, unit_of
+from jaxlogits._src.calibration.bins import curve, equal_width, mean_distance
 from jaxlogits._src.calibration.labelled import counting_rows
 from jaxlogits._src.mesh.explicit import with_whole_arrays
+from jaxlogits._src.regression.coordinates import unit_of
 
 
 class BinaryReliabilityCurve(NamedTuple):

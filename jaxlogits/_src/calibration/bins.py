@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxlogits._src.base.dtypes import Array
-from jaxlogits._src.regression.coordinates import power_of_two
+from jaxlogits._src.regression.coordinates import unit_of
 
 
 def bin_edges(num_bins: int, dtype: jnp.dtype) -> Array:
@@ -18,11 +17,6 @@ def equal_width(probs: Array, num_bins: int) -> Array:
     """Each row's bin: how many of the inner edges are below its probability."""
     edges = bin_edges(num_bins, probs.dtype)[1:-1]
     return jnp.sum(probs[:, None] > edges[None, :], axis=-1, dtype=jnp.int32)
-
-
-def unit_of(weights: Array) -> Array:
-    """About the largest of them, in which their sum is a number too."""
-    return lax.stop_gradient(power_of_two(jnp.max(weights, initial=0.0), room=2))
 
 
 def bin_sums(weights: Array, values: Array, bins: Array, num_bins: int) -> Array:

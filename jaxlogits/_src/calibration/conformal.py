@@ -83,8 +83,7 @@ def aps_scores(
         after = jnp.logaddexp(after, log(u) + ranked)
         some = possible
     scores = -jnp.where(some, after, -jnp.inf)
-    count = checks.as_integer("num_free", num_free)
-    free = checks.within_int32(checks.as_option("num_free", count, count.dtype))
+    free = checks.as_count_option("num_free", num_free)
     checks.check_values("num_free must be at least 0", free, free >= 0)
     if not checks.is_zero(penalty):
         rate = checks.as_option("penalty", penalty, scores.dtype)

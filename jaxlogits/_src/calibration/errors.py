@@ -17,9 +17,10 @@ from jax import lax
 from jaxlogits._src.base import checks
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
 from jaxlogits._src.base.program import program
-from jaxlogits._src.calibration.bins import bin_sums, curve, equal_width, mean_distance, unit_of
+from jaxlogits._src.calibration.bins import bin_sums, curve, equal_width, mean_distance
 from jaxlogits._src.calibration.labelled import Graded, graded_rows, labelled_rows
 from jaxlogits._src.mesh.explicit import with_whole_arrays
+from jaxlogits._src.regression.coordinates import unit_of
 from jaxlogits._src.rows.softmax import label_mask, softmax_complement_rows, softmax_rows
 
 

@@ -12,7 +12,7 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis
 from jaxlogits._src.base.elementary import exp
 from jaxlogits._src.calibration.labelled import labelled_rows
 from jaxlogits._src.regression.classes import shares
-from jaxlogits._src.regression.coordinates import power_of_two
+from jaxlogits._src.regression.coordinates import unit_of
 from jaxlogits._src.regression.newton import Evaluate, Minimum, minimize
 from jaxlogits._src.rows.softmax import label_mask, logsumexp_rows
 
@@ -39,7 +39,7 @@ def fittable_rows(
     rule = "logits must be above -inf for the label and below inf"
     checks.check_values(rule, worst, ~bad | (weight == 0))
     z = jnp.where(bad[:, None], 0.0, z)  # whatever the weights: fits that share rows share these
-    unit = lax.stop_gradient(power_of_two(jnp.max(weight, initial=0.0), room=2))
+    unit = unit_of(weight)
     return z, indices, jnp.where(bad & (weight != 0), jnp.nan, weight / unit), unit
 
 

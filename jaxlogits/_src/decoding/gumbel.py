@@ -61,7 +61,7 @@ def usable(rows: Rows) -> Array:
 
 def row_temperature(rows: Rows, temperature: ArrayLike) -> Array:
     """The temperature of each row or of all."""
-    return checks.as_row_option("temperature", temperature, rows.z.dtype, rows.z.shape[:-1])
+    return rows.option("temperature", temperature)
 
 
 def cooled_rows(rows: Rows, scale: Array) -> Array:

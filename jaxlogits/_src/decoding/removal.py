@@ -18,9 +18,7 @@ from jaxlogits._src.rows.rows import Rows, spoiled
 
 def row_share(rows: Rows, name: str, value: ArrayLike) -> Array:
     """A share of 1, for each row or for all; NaN where it is none."""
-    shape = rows.logits.shape[:-1]
-    option = checks.as_row_option(name, value, rows.z.dtype, shape)
-    return lax.stop_gradient(option)
+    return lax.stop_gradient(rows.option(name, value))
 
 
 def kept(

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName, widen
 from jaxlogits._src.base.program import Option, program
@@ -186,7 +185,7 @@ def gumbel_softmax(
     """
     rows = rows_of(logits, axis, where, axis_name)
     dtype, shape = rows.z.dtype, rows.logits.shape
-    scale = checks.as_row_option("temperature", temperature, dtype, shape[:-1])
+    scale = rows.option("temperature", temperature)
     if not isinstance(hard, bool | np.bool_):
         raise TypeError(f"hard must be True or False, got {hard!r}")
     # Of halves, which don't overflow: the temperature may be as large as the logits.

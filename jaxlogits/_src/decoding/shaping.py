@@ -73,24 +73,7 @@ def _tanh_by_bound(dbound: Array, _: Array, z: Array, bound: Array) -> Array:
     return _tanh_less_line(quotient(z, bound)) * dbound
 
 
-@jax.custom_jvp
-def _tanh_less_line(u: Array) -> Array:
-    """tanh(u) - u tanh'(u), by its power series where that is little of either."""
-    tanh, slope = _tanh_and_slope(u)
-    small = jnp.abs(u) < 0.5
-    x = jnp.where(small, u, 0.0)
-    series = jnp.zeros_like(x)
-    for n in range(_TERMS - 1, 0, -1):
-        series = series * (x * x) - 2 * n * _TANH[n]
-    return jnp.where(small, x * x * x * series, tanh - jnp.where(slope == 0, 0.0, u * slope))
-
-
-def _slope_of_less_line(du: Array, _: Array, u: Array) -> Array:
-    tanh, slope = _tanh_and_slope(u)
-    return jnp.where(slope == 0, 0.0, 2.0 * u * tanh * slope) * du
-
-
-derivatives(_tanh_less_line, _slope_of_less_line)
+derivatives(_scaled_tanh, _tanh_by_z, _tanh_by_bound)
 
 
 def _tanh_series(count: int) -> list[float]:
@@ -104,7 +87,26 @@ def _tanh_series(count: int) -> list[float]:
 
 _TERMS = 18  # at 1/2, each is a tenth of the one before
 _TANH = _tanh_series(_TERMS)
-derivatives(_scaled_tanh, _tanh_by_z, _tanh_by_bound)
+
+
+@jax.custom_jvp
+def _tanh_less_line(u: Array) -> Array:
+    """tanh(u) - u tanh'(u), by its power series where that is little of either."""
+    tanh, slope = _tanh_and_slope(u)
+    small = jnp.abs(u) < 0.5
+    x = jnp.where(small, u, 0.0)
+    series, square = jnp.zeros_like(x), x * x
+    for n in range(_TERMS - 1, 0, -1):
+        series = series * square - 2 * n * _TANH[n]
+    return jnp.where(small, x * square * series, tanh - jnp.where(slope == 0, 0.0, u * slope))
+
+
+def _slope_of_less_line(du: Array, _: Array, u: Array) -> Array:
+    tanh, slope = _tanh_and_slope(u)
+    return jnp.where(slope == 0, 0.0, 2.0 * u * tanh * slope) * du
+
+
+derivatives(_tanh_less_line, _slope_of_less_line)
 
 
 @program("axis", "axis_name", temperature=Option(Range(0)))
@@ -140,7 +142,7 @@ def apply_temperature(
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
     checks.require_infinity("logits", rows.like)
-    scale = checks.as_row_option("temperature", temperature, rows.z.dtype, rows.z.shape[:-1])
+    scale = rows.option("temperature", temperature)
     greatest = float(jnp.finfo(rows.like.dtype).max)
     return rows.restore(_at_temperature(rows.logits, scale, greatest, axis_name), -jnp.inf)
 

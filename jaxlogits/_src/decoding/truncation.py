@@ -52,7 +52,7 @@ def keep_top_k(
         Array([-inf,   3.,   2.,   2.], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
-    count = checks.as_row_count("k", k, rows.z.shape[:-1])
+    count = rows.beside(checks.as_row_count("k", k, rows.z.shape[:-1]))
     each = count[..., 0] if count.ndim else count
     checks.check_values("k must be at least 1", each, each >= 1)
 
@@ -210,7 +210,7 @@ def keep_top_n_sigma(
         Array([  2.,   1., -inf, -inf], dtype=float32)
     """
     rows = rows_of(logits, axis, where, axis_name, several_inf=True, no_class=True)
-    n = checks.as_row_option("n", n, rows.z.dtype, rows.z.shape[:-1])
+    n = rows.option("n", n)
 
     def spread(rows: Rows, _: Array) -> tuple[Array, ...]:
         return thresholds.range_and_deviation(rows.z, axis_name)

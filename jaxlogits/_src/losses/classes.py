@@ -236,8 +236,7 @@ def _weighted(
     """Targets that are smoothed, and weighted by class."""
     dtype = rows.z.dtype
     if not checks.is_zero(label_smoothing):
-        rows_shape = targets.shape[:-1]
-        epsilon = checks.as_row_option("label_smoothing", label_smoothing, dtype, rows_shape)
+        epsilon = rows.option("label_smoothing", label_smoothing)
         kept = jnp.ones_like(targets) if rows.mask is None else rows.mask.astype(dtype)
         count = jnp.maximum(row_sum(kept, rows.axis_name), 1.0)
         targets = _smoothed(targets, kept / count, epsilon)

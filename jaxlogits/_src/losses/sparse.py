@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxlogits._src.base import checks
 from jaxlogits._src.base.checks import Range
 from jaxlogits._src.base.dtypes import Array, ArrayLike, Axis, AxisName
 from jaxlogits._src.base.program import Option, program
@@ -162,12 +161,9 @@ def entmax_loss_with_integer_labels(
 
 def _order(rows: Rows, alpha: ArrayLike) -> tuple[Array, int | None]:
     """alpha - 1 for each row; the power it stands for if that is known, and None for softmax."""
-    dtype = rows.z.dtype
     known = {1: None, 1.5: 2, 2: 1}
-    option = checks.as_row_option("alpha", alpha, dtype, rows.z.shape[:-1])
-    if rows.empty is not None and option.ndim > 0:
-        option = jnp.where(rows.empty, 2.0, option)  # whatever stands beside a masked row
-    return option - 1.0, known.get(alpha, 0) if isinstance(alpha, int | float) else 0
+    power = known.get(alpha, 0) if isinstance(alpha, int | float) else 0
+    return rows.option("alpha", alpha) - 1.0, power
 
 
 def _loss(rows: Rows, targets: Array, alpha: ArrayLike) -> Array:

@@ -61,6 +61,11 @@ def _shared(
     return each, are_batched
 
 
+def unit_of(weights: Array) -> Array:
+    """About the largest of them, without a derivative: in it, their sum is a number too."""
+    return lax.stop_gradient(power_of_two(jnp.max(weights, initial=0), room=2))
+
+
 def power_of_two(x: Array, room: int = 28) -> Array:
     """One near to each positive number, by which dividing is exact; 1 for 0 and what isn't finite.
 

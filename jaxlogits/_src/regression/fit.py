@@ -14,7 +14,7 @@ from jaxlogits._src.base.dtypes import Array, ArrayLike
 from jaxlogits._src.base.elementary import log
 from jaxlogits._src.base.program import Option, program
 from jaxlogits._src.mesh.explicit import with_whole_arrays
-from jaxlogits._src.regression.coordinates import power_of_two
+from jaxlogits._src.regression.coordinates import unit_of
 from jaxlogits._src.regression.counts import excess_loss, log_likelihood, with_derivative_of
 from jaxlogits._src.regression.design import Design, Model, binary_design, class_design
 from jaxlogits._src.regression.likelihood import (
@@ -227,7 +227,7 @@ def _fit(
     rows, penalty = design.rows, as_l2(l2, design.rows.features)
     num_features, num_outputs = rows.features.shape[1], len(metric)
     # Weights of 1e-9 are unit weights and a factor that belongs to the sums and the covariance.
-    unit = lax.stop_gradient(power_of_two(jnp.max(rows.weights, initial=0), room=2))
+    unit = unit_of(rows.weights)
     design = design._replace(rows=rows._replace(weights=rows.weights / unit))
     design = prepared(design, num_outputs)
     problem = Problem(
@@ -238,7 +238,8 @@ def _fit(
         1 / unit if firth else None,
     )
     length = step_lengths(tolerance, design.rows, linear=firth)
-    minimum = find_minimum(row_terms, problem, max_steps, length)
+    most = checks.as_count_option("max_steps", max_steps)
+    minimum = find_minimum(row_terms, problem, most, length)
     total = jnp.sum(minimum.point)
     rule = "features must be finite, and no column a combination of others"
     checks.check_values(rule, total, jnp.isfinite(total))
@@ -250,7 +251,6 @@ def _fit(
     moved, mostly = far_moves(row_terms, *lax.stop_gradient((design, kernel, last)))
     free = minimum.converged & (minimum.last @ product(hessian, minimum.last) <= length.coarse**2)
     # Or until it is for the search, by a hair that rounding may put on either side.
-    most = checks.within_int32(checks.as_integer("max_steps", max_steps))
     stuck = ~minimum.converged & (minimum.steps < most)
     separated = moved & (singular | (free & mostly) | stuck) & (not firth)
     constant, has_intercept = constant_of(design)

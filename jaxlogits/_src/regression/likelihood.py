@@ -123,12 +123,8 @@ def far_moves(
         # One product, for which the features are read as they are made.
         log_odds, moves = jnp.split(product(jnp.concatenate([kernel, step]), features.T), 2)
         log_odds = log_odds if rows.offset is None else log_odds + rows.offset.T
-
-        def slopes(log_odds: Array) -> Array:
-            return row_terms(log_odds, rows.labels)[1]
-
-        _, bend = jax.jvp(slopes, (log_odds,), (moves,))
-        own = rows.weights * jnp.sum(moves * bend, axis=0)
+        _, _, curvature = row_terms(log_odds, rows.labels)
+        own = rows.weights * jnp.sum(moves * jnp.sum(curvature * moves[None], axis=1), axis=0)
         moved = jnp.any(jnp.abs(moves) > 0.5, axis=0) & (rows.weights > 0)
         return jnp.stack(
             [jnp.sum(jnp.where(moved, own, 0)), jnp.sum(own), jnp.sum(moved, dtype=own.dtype)]

@@ -74,18 +74,18 @@ def _rare_weights(rows: Rows) -> tuple[Array, Array]:
 
 
 def find_minimum(
-    row_terms: RowTerms, problem: Problem, max_steps: ArrayLike, length: Lengths
+    row_terms: RowTerms, problem: Problem, max_steps: Array, length: Lengths
 ) -> Minimum:
     """The minimum, from that of a parabola that touches the likelihood where log-odds are 0."""
     gradient, hessian = first_parabola(row_terms, problem.design, len(problem.metric))
     if problem.l2 is not None:
         hessian += _penalty(problem, jnp.zeros_like(gradient))[1]
-    size, steps = gradient.size, checks.as_integer("max_steps", max_steps)
+    size = gradient.size
     found = minimize(
         functools.partial(evaluate, row_terms),
         lax.stop_gradient(-solve(hessian.reshape(size, size), gradient.reshape(size))),
         problem,
-        max_steps=checks.within_int32(checks.as_option("max_steps", steps, steps.dtype)) - 1,
+        max_steps=max_steps - 1,
         tolerance=length.goal,
         coarse=length.coarse,
         exact=None if problem.firth is None else functools.partial(evaluate_all, row_terms),

@@ -42,6 +42,17 @@ class Rows(NamedTuple):
         z = widen(logits)
         return self._replace(given=given, logits=logits, z=z, mask=mask, empty=empty)
 
+    def option(self, name: str, value: ArrayLike) -> Array:
+        """A real option, one number or one for each row as ``[..., 1]``."""
+        dtype, shape = self.z.dtype, self.z.shape[:-1]
+        return self.beside(checks.as_row_option(name, value, dtype, shape))
+
+    def beside(self, option: Array) -> Array:
+        """An option of each row, with 1 beside a row that is masked as a whole."""
+        if self.empty is None or option.ndim == 0:
+            return option
+        return jnp.where(self.empty, jnp.ones_like(option), option)
+
     def restore(self, rows: Array, masked: float) -> Array:
         """Rows of results in the layout and dtype of the logits, constant where they are masked."""
         if self.mask is not None:
